@@ -1,0 +1,140 @@
+"""`palate estimate RECIPE [key=value ...]`."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ..t2i.estimate import Estimate, Timing
+    from ..t2i.workload import Workload
+    from ..training.cards import Card
+
+_RECIPE_OF_A_NAME = """\
+model: {{path: {name}}}
+data: {{path: groups}}
+method: {{name: diffusion_dpo}}
+training: {{precision: bf16}}
+output: {{folder: run}}
+"""
+_RECIPE = "A YAML recipe, or a name such as sdxl, sd1.5 or sd3.5-medium."
+
+
+def estimate_command(
+    recipe: Annotated[str, typer.Argument(help=_RECIPE)],
+    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, as for `palate train`.")] = None,
+    card: Annotated[str | None, typer.Option(help="h200, h100, a100-80, rtx-4090, ...; the card that is here.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+) -> None:
+    """Memory, FLOPs and time of a run, counted before anything heavy is loaded or downloaded."""
+    from dataclasses import asdict
+
+    from ..t2i.estimate import estimate
+    from ..training.cards import find_card
+
+    chosen = find_card(card) if card else _card_here()
+    work, batch_size = _read(recipe, overrides or [])
+    result = estimate(work, batch_size, chosen)
+    if as_json:
+        typer.echo(json.dumps({**asdict(result), "card_gib": chosen.memory_gib if chosen else None}))
+        return
+    _print(result, chosen)
+
+
+def _read(recipe: str, overrides: list[str]) -> tuple[Workload, int]:
+    """The workload of a recipe file or of a known architecture's name, and the pairs of one step."""
+    from pathlib import Path
+    from tempfile import TemporaryDirectory
+
+    from ..t2i.models.architectures import ARCHITECTURES
+    from ..t2i.recipe import Recipe
+    from ..t2i.workload import workload_of
+    from ..training.recipe import load_recipe
+
+    with TemporaryDirectory() as folder:
+        file = Path(recipe)
+        if recipe in ARCHITECTURES and not file.exists():
+            file = Path(folder) / f"{recipe}.yaml"
+            file.write_text(_RECIPE_OF_A_NAME.format(name=recipe))
+        settings = load_recipe(file, overrides, Recipe)
+    method = settings.method.build(elements=1)
+    return workload_of(settings, reference=method.needs_reference), settings.training.batch_size
+
+
+def _card_here() -> Card | None:
+    import torch
+
+    from ..training.cards import card_of
+
+    return card_of(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
+
+
+def _print(result: Estimate, card: Card | None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True)
+    table = Table(title=_title(result), title_justify="left", show_header=False, box=None, padding=(0, 2))
+    for name, value in _lasting(result):
+        table.add_row(name, value)
+    console.print(table)
+    phases = Table("phase", "peak GiB", "TFLOP a pair", box=None, padding=(0, 2))
+    phases.add_row("encoding prompts", f"{result.text_encoding_peak_gib:.3g}", "")
+    encoding = f"{result.preparation_tflops_per_pair:.3g} once, prompt and pictures"
+    phases.add_row("encoding pictures", f"{result.vae_encoding_peak_gib:.3g}", encoding)
+    for name, training in (("training", result.plain), ("training, checkpointed", result.checkpointed)):
+        phases.add_row(name, f"{training.peak_gib:.3g}", f"{training.tflops_per_pair:.3g}")
+    console.print(phases)
+    for line in _verdict(result, card):
+        console.print(line, markup=False)
+
+
+def _title(result: Estimate) -> str:
+    return (
+        f"{result.architecture}: {result.tuning}, {result.resolution} px, micro-batch {result.micro_batch} of "
+        f"{result.batch_size} pairs, {result.dtype}, autocast {result.precision}"
+    )
+
+
+def _lasting(result: Estimate) -> list[tuple[str, str]]:
+    plain, checkpointed = result.plain.activations_gib, result.checkpointed.activations_gib
+    rows = [
+        ("network", f"{result.parameters / 1e6:,.1f} M weights, {result.weights_gib:.3g} GiB"),
+        ("trained", f"{result.trainable / 1e6:,.2f} M weights"),
+        ("reference copy", f"{result.reference_gib:.3g} GiB"),
+        ("gradients", f"{result.gradients_gib:.3g} GiB"),
+        ("optimizer", f"{result.optimizer_gib:.3g} GiB"),
+        ("EMA", f"{result.ema_gib:.3g} GiB"),
+        ("activations", f"{plain:.3g} GiB, {checkpointed:.3g} checkpointed"),
+    ]
+    return [(name, text) for name, text in rows if text != "0 GiB"]
+
+
+def _verdict(result: Estimate, card: Card | None) -> list[str]:
+    """What the numbers mean for a card: whether it fits, and how fast it will be."""
+    from ..t2i.memory import USABLE
+    from ..training.cards import EXPECTED
+
+    if card is None:
+        return ["no card is known here: name one with --card to see whether it fits and how long it takes"]
+    usable = USABLE * card.memory_gib
+    fitting = [way for way in (result.plain, result.checkpointed) if way.peak_gib <= usable]
+    limit = f"{card.name}: {card.memory_gib:.0f} GiB, of which a run may fill {usable:.0f}"
+    if not fitting:
+        return [f"{limit}; the run does not fit, with gradient checkpointing either"]
+    lines = [f"{limit}; the run fits, gradient checkpointing {'off' if fitting[0] is result.plain else 'on'}"]
+    if max(result.text_encoding_peak_gib, result.vae_encoding_peak_gib) > usable:
+        lines.append("but preparation does not fit: encode on another machine and bring the cache")
+    timing = fitting[0].timing
+    return lines if timing is None else [*lines, *_times(timing, EXPECTED)]
+
+
+def _times(timing: Timing, share: tuple[float, float]) -> list[str]:
+    seconds, pairs = timing.step_seconds_expected, timing.pairs_per_second_expected
+    return [
+        f"floor      {timing.step_seconds_floor:.3g} s a step, {timing.pairs_per_second_floor:.3g} pairs/s",
+        f"expected   {seconds[0]:.3g} to {seconds[1]:.3g} s a step, {pairs[1]:.3g} to {pairs[0]:.3g} pairs/s "
+        f"({share[0]:.0%} to {share[1]:.0%} of the data sheet's peak)",
+    ]

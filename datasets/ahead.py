@@ -1,0 +1,44 @@
+"""Map a function over a stream in threads, in order, never more than a few items ahead."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def default_workers() -> int:
+    """Threads for decoding: Pillow releases the interpreter lock while it decodes."""
+    return min(8, os.cpu_count() or 1)
+
+
+def ordered_map(
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int
+) -> Iterator[tuple[Item, Result]]:
+    """Yield `(item, function(item))` in the order of `items`.
+
+    At most 2 x workers items are held, so a stream larger than memory passes through. `items` is advanced in the
+    caller's thread only: a reader need not be thread-safe.
+    """
+    if workers <= 1:
+        for item in items:
+            yield item, function(item)
+        return
+    pending: deque[tuple[Item, Future[Result]]] = deque()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for item in items:
+            pending.append((item, pool.submit(function, item)))
+            if len(pending) >= 2 * workers:
+                done, future = pending.popleft()
+                yield done, future.result()
+        while pending:
+            done, future = pending.popleft()
+            yield done, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,1 @@
+"""The shapes world: pictures of coloured shapes, GenEval's six prompt categories, and an exact oracle."""

@@ -1,0 +1,87 @@
+"""Deterministic inversion: the noisy sample from which the network's own sampler would return a given clean one."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from .process import NoiseProcess, Predict, mix, widest_dtype
+
+
+def inversion_grid(process: NoiseProcess, times: Tensor, steps: int, start: int | None = None) -> Tensor:
+    """Ascending times `[n, steps + 1]`, evenly spaced from `start` to exactly `times [n]`, each row its own.
+
+    `start` is the clean endpoint unless given. Integer timesteps are rounded, so a row with few timesteps below it
+    repeats some; such a step changes nothing.
+    """
+    assert steps >= 1, f"{steps} inversion steps"
+    if start is None:
+        # A network that predicts the clean sample tells nothing of a clean sample's noise: begin at its first timestep.
+        start = 0 if process.prediction_type == "sample" else process.clean_time
+    fractions = torch.linspace(0, 1, steps + 1, dtype=widest_dtype(times.device), device=times.device)
+    grid = start + (times[:, None].to(fractions.dtype) - start) * fractions
+    if not times.is_floating_point():
+        grid = grid.round()
+    return torch.cat([grid[:, :-1].to(times.dtype), times[:, None]], dim=1)
+
+
+@torch.no_grad()
+def invert(
+    predict: Predict,
+    process: NoiseProcess,
+    clean: Tensor,
+    times: Tensor,
+    steps: int = 10,
+    corrections: int = 0,
+    start: int | None = None,
+) -> Tensor:
+    """Carry `clean [n, ...]` up to x_t at exactly `times [n]` in `steps` deterministic steps, without gradients.
+
+    DDIM inversion (arXiv 2010.02502, section 4.3) takes the prediction at the lower end of a step where the sampler
+    will take it at the upper end, so sampling returns to `clean` only up to the step size. Each of the `corrections`
+    asks again at the upper end that was found and steps anew from the same lower end: a fixed-point iteration (its
+    averaged form is ReNoise, arXiv 2403.14602) whose limit `samplers.descend` undoes exactly along the same grid. It
+    converges where a step is short against the network's slope. Costs steps * (1 + corrections) network calls.
+    """
+    noisy = clean
+    for lower, upper in pairwise(inversion_grid(process, times, steps, start).unbind(1)):
+        # The clean endpoint of a variance-preserving process is no timestep; the network hears of the nearest one.
+        asked_lower, asked_upper = lower.clamp(min=0), upper.clamp(min=0)
+        noise_hat = process.to_noise(predict(noisy, asked_lower), noisy, asked_lower)
+        raised = _raise_with_noise(process, noisy, noise_hat, lower, upper)
+        for _ in range(corrections):
+            raised = _undo_step(process, noisy, raised, predict(raised, asked_upper), lower, upper)
+        noisy = raised
+    return noisy
+
+
+def implied_noise(process: NoiseProcess, noisy: Tensor, clean: Tensor, times: Tensor) -> Tensor:
+    """(x_t - alpha x0) / sigma: the noise that would have corrupted `clean` into `noisy` (InPO, arXiv 2503.18454)."""
+    alpha, sigma = process.levels(times)
+    return mix(1 / sigma, noisy, -alpha / sigma, clean)
+
+
+def _raise_with_noise(process: NoiseProcess, noisy: Tensor, noise_hat: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """x_u = (alpha_u / alpha_l) x_l + (sigma_u - sigma_l alpha_u / alpha_l) nhat: DDIM with the clean part kept."""
+    (alpha_l, sigma_l), (alpha_u, sigma_u) = process.levels(lower), process.levels(upper)
+    signal_kept = alpha_u / alpha_l
+    return mix(signal_kept, noisy, sigma_u - sigma_l * signal_kept, noise_hat)
+
+
+def _undo_step(
+    process: NoiseProcess, noisy: Tensor, raised: Tensor, prediction: Tensor, lower: Tensor, upper: Tensor
+) -> Tensor:
+    """The x_u that a deterministic step with this prediction, made on `raised` at u, carries to `noisy` at l below.
+
+    That step is x_l = [(alpha_l q - sigma_l p) x_u + (sigma_l alpha_u - alpha_l sigma_u) y] / (alpha_u q - sigma_u p),
+    with p, q at u; solved for x_u in the network's own parametrisation, so that pure noise (alpha_u = 0) is no trouble.
+    """
+    if process.prediction_type == "sample":
+        # Solved in x0hat this divides by sigma_l, which is nearly zero at first; solved in the noise it does not.
+        return _raise_with_noise(process, noisy, process.to_noise(prediction, raised, upper), lower, upper)
+    (alpha_l, sigma_l), (alpha_u, sigma_u) = process.levels(lower), process.levels(upper)
+    p, q = process.target_weights(alpha_u, sigma_u)
+    determinant, pivot = alpha_u * q - sigma_u * p, alpha_l * q - sigma_l * p
+    return mix(determinant / pivot, noisy, (alpha_l * sigma_u - sigma_l * alpha_u) / pivot, prediction)

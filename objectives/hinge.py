@@ -1,0 +1,34 @@
+"""The hinge on the margin: groups that are right by far enough are left alone."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn.functional import relu
+
+from .contract import LossAndMetrics, check_positive, checked_errors
+from .margin import margin, pair_metrics, preferred
+
+
+def hinge(policy_errors: Tensor, reference_errors: Tensor | None, labels: Tensor, *, beta: float) -> LossAndMetrics:
+    """Hinge: mean of max(0, 1 - z), z = kappa * m, kappa = beta / 2, over the groups that state a preference.
+
+        m = (ref_w - pol_w) - (ref_l - pol_l)
+
+    SLiC-HF's loss (Zhao et al. 2023, arXiv 2305.10425) on DPO's log-ratios, as in RSO (Liu et al. 2023, arXiv
+    2309.06657). Tied groups contribute nothing; a batch of only ties has the loss 0, with zero gradients rather than
+    none, so that distributed training still finds a graph to walk.
+
+    policy_errors, reference_errors, labels: [B, k]. Returns the loss and `pair_metrics` with gradient_factor =
+    fraction of the preferences with z < 1, those that still pull.
+    Raises ValueError for bad shapes, a missing reference or beta <= 0.
+    """
+    check_positive("beta", beta)
+    policy = checked_errors("policy_errors", policy_errors, labels, candidates=2)
+    reference = checked_errors("reference_errors", reference_errors, labels, candidates=2)
+
+    z = (beta / 2) * margin(policy, reference)
+    wins = preferred(labels)
+    count = wins.sum().clamp(min=1)
+    loss = (relu(1 - z) * wins).sum() / count
+    pulling = ((z < 1) & wins).sum() / count
+    return loss, pair_metrics(policy, reference, labels, gradient_factor=pulling)

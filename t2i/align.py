@@ -1,0 +1,164 @@
+"""A recipe, carried out: prepare the data, load the network, train, write the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from torch import nn
+
+from ..training.cards import device_capacity
+from ..training.loop import train
+from ..training.run_folder import RunFolder, Summary, require_same_recipe
+from ..training.task import sample_path
+from .estimate import flops_per_pair
+from .finish import finish
+from .generate import draw_pictures
+from .grid import save_grid
+from .hub import check_can_push
+from .memory import choose_checkpointing
+from .models.checkpoint import find_checkpoint
+from .models.family import Conditions
+from .models.model import TextToImageModel, require_xformers
+from .models.policy import FullPolicy, LoraPolicy, Policy
+from .models.sampling import sampling_for
+from .prepare import Advance, Say, prepare
+from .recipe import ModelConfig, Recipe
+from .task import AlignmentTask
+from .workload import Workload, settled_dtype, workload_of
+
+
+def align(recipe: Recipe, say: Say = print, advance: Advance | None = None) -> Summary:
+    """Train as `recipe` says, from where its run folder stands, and write the final weights with their model card.
+
+    Args:
+        say: takes the notices of preparation, one line each.
+        advance: takes the progress of preparation, `(stage, done, total)`.
+
+    Raises:
+        UserError: what the recipe asks for cannot be had; nothing has been written half.
+        PalateError: a full disk, lost memory, or a loss that is not finite.
+    """
+    state = PartialState()
+    device = torch.device(state.device or "cpu")
+    if not state.is_main_process:
+        say, advance = _ignore, None
+    model = open_model(recipe.model, recipe.training.precision, device)
+    _refuse_early(recipe, model)
+    method = recipe.method.build(_elements(model, recipe))
+    work = workload_of(recipe, recipe.data.resolution or model.resolution, method.needs_reference)
+    recompute = _checkpointing(recipe, work, device)
+    # The others find what the main process has encoded.
+    with state.main_process_first():
+        prepared = prepare(model, recipe.data, method, recipe.training.seed, say, advance)
+        conditions = _encode_validation(model, recipe)
+    policy = make_policy(model, recipe.model, recipe.training.seed)
+    network: Any = policy.network
+    if recompute:
+        network.enable_gradient_checkpointing()
+    if recipe.training.compile:
+        compile_blocks(network)
+    task = AlignmentTask(
+        model=model,
+        policy=policy,
+        method=method,
+        prepared=prepared,
+        seed=recipe.training.seed,
+        caption_dropout=recipe.data.caption_dropout,
+        variants=recipe.data.variants,
+        micro_batch=recipe.training.micro_batch,
+        autocast={"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe.training.precision),
+        draw_samples=_sampler(model, recipe, conditions) if conditions else None,
+        flops_per_group=flops_per_pair(work) if device.type == "cuda" else None,
+    )
+    summary = train(task, recipe.training, Path(recipe.output.folder), recipe=recipe.model_dump(mode="json"))
+    if summary.finished and state.is_main_process:
+        finish(recipe, summary, prepared.train, model.checkpoint, say)
+    return summary
+
+
+def _refuse_early(recipe: Recipe, model: TextToImageModel) -> None:
+    """What would fail after hours of encoding or training is told before anything is written."""
+    model.checkpoint.require_whole()
+    _ = model.process  # reads the scheduler's config
+    require_same_recipe(RunFolder(Path(recipe.output.folder)), recipe.model_dump(mode="json"))
+    if recipe.model.attention == "xformers":
+        require_xformers()
+    if recipe.output.push_to:
+        check_can_push(recipe.output.push_to)
+
+
+def open_model(config: ModelConfig, precision: str, device: torch.device | str) -> TextToImageModel:
+    """The checkpoint that a recipe names, identified and not yet loaded.
+
+    Frozen weights take the training precision; weights that are trained stay float32.
+    """
+    checkpoint = find_checkpoint(config.path, config.family, config.revision, config.variant)
+    name = settled_dtype(config.dtype, config.tuning, precision)
+    return TextToImageModel(checkpoint, getattr(torch, name), device, config.attention)
+
+
+def make_policy(model: TextToImageModel, config: ModelConfig, seed: int) -> Policy:
+    """Load the network and make the part of it trainable that the recipe names; `seed` draws a LoRA's start."""
+    if config.tuning == "lora":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # peft draws from the global generator, on the CPU
+            return LoraPolicy(model.network, model.checkpoint, config.lora)
+    return FullPolicy(model.network, model.checkpoint, config.reference)
+
+
+def _elements(model: TextToImageModel, recipe: Recipe) -> int:
+    channels, factor = model.latent_shape
+    return channels * ((recipe.data.resolution or model.resolution) // factor) ** 2
+
+
+def _ignore(line: str) -> None:
+    """What other processes than the first have to say is what the first says."""
+
+
+def _encode_validation(model: TextToImageModel, recipe: Recipe) -> tuple[Conditions, Conditions] | None:
+    """The validation prompts and the empty one, encoded while the text encoders are at hand."""
+    prompts = list(recipe.validation.prompts)
+    if not prompts:
+        return None
+    encoded = model.encode_prompts(prompts), model.encode_prompts([""])
+    model.free("text")
+    return encoded
+
+
+def _sampler(
+    model: TextToImageModel, recipe: Recipe, encoded: tuple[Conditions, Conditions]
+) -> Callable[[nn.Module, Path, int], None]:
+    """Draws the validation grid with the same prompts and seeds each time."""
+    settings = recipe.validation
+    sampling = sampling_for(model, settings.steps, settings.guidance, recipe.data.resolution, settings.batch_size)
+    seeds = [settings.seed + i for i in range(len(settings.prompts))]
+
+    def draw(network: Any, folder: Path, step: int) -> None:
+        bare = getattr(network, "module", network)  # out of DistributedDataParallel's wrapper
+        pictures = list(draw_pictures(model, model.pipeline(bare), *encoded, seeds, sampling))
+        save_grid(sample_path(folder, step), pictures, settings.prompts)
+
+    return draw
+
+
+def _checkpointing(recipe: Recipe, work: Workload, device: torch.device) -> bool:
+    """Whether activations are recomputed in the backward pass: as the recipe says, or where memory asks for it."""
+    setting = recipe.training.gradient_checkpointing
+    capacity = device_capacity(device)
+    if isinstance(setting, bool) or capacity is None:
+        return setting is True
+    return choose_checkpointing(work, capacity)
+
+
+def compile_blocks(network: Any) -> None:
+    """Compile the repeated blocks one by one: minutes less than the whole network, and nearly as fast."""
+    repeated = getattr(network, "_repeated_blocks", None)
+    if repeated:
+        network.compile_repeated_blocks()
+        return
+    for block in network.transformer_blocks:
+        block.compile()

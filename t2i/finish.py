@@ -1,0 +1,44 @@
+"""What becomes of a finished run: kohya's key layout, the model card, and the hub if asked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ..training.run_folder import RunFolder, Summary
+from .hub import push_to_hub
+from .kohya import save_kohya
+from .model_card import write_model_card
+from .models.checkpoint import Checkpoint
+from .plan import Plan
+from .prepare import Say
+from .recipe import Recipe
+
+
+def finish(recipe: Recipe, summary: Summary, plan: Plan, checkpoint: Checkpoint, say: Say) -> None:
+    """Complete the folder of final weights; what is there already is written again."""
+    paths, family = RunFolder(summary.folder), checkpoint.family
+    if recipe.model.tuning == "lora" and recipe.output.kohya:
+        layers = checkpoint.config(family.network).get("layers_per_block", 2)
+        save_kohya(summary.final, family.name, summary.final / "kohya.safetensors", layers_per_block=layers)
+    environment = json.loads(paths.environment.read_text())
+    write_model_card(
+        summary.final,
+        base_model=recipe.model.path,
+        family=family.name,
+        tuning=recipe.model.tuning,
+        recipe=recipe.model_dump(mode="json"),
+        data={"groups": len(plan), "hash": plan.data_hash, "left out": plan.skipped},
+        metrics_file=paths.metrics,
+        grids=_first_and_last(paths.samples),
+        versions=environment,
+        repo_id=recipe.output.push_to,
+    )
+    say(f"final weights: {summary.final}")
+    if recipe.output.push_to:
+        push_to_hub(summary.final, recipe.output.push_to)
+
+
+def _first_and_last(samples: Path) -> list[Path]:
+    grids = sorted(samples.glob("step-*.png"))
+    return [grids[0], grids[-1]] if len(grids) > 1 else grids

@@ -1,0 +1,157 @@
+"""A folder of generated pictures with a manifest, resumable: what `palate generate` writes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+
+from ..errors import UserError
+from .generate import generate
+from .models.checkpoint import find_checkpoint
+from .models.model import TextToImageModel, quiet
+from .models.sampling import Sampling, sampling_for
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which pictures to draw; None leaves a choice to the family or the checkpoint."""
+
+    prompts: list[str]
+    images: int = 1
+    seed: int = 0
+    steps: int | None = None
+    guidance: float | None = None
+    resolution: int | None = None
+    batch_size: int = 8
+    dtype: str = "auto"
+    lora: str | None = None
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """How many pictures are new, how many were there, the list of them all, and how many prompts are too long."""
+
+    new: int
+    kept: int
+    manifest: Path
+    cut_prompts: int = 0
+
+
+def read_prompts(file: Path) -> list[str]:
+    """The prompts of a text file, one a line, empty lines left out.
+
+    Raises UserError if the file is missing, holds none, or is not UTF-8.
+    """
+    try:
+        prompts = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except FileNotFoundError:
+        raise UserError(f"the prompt file {file} does not exist") from None
+    except (UnicodeDecodeError, IsADirectoryError):
+        raise UserError(f"{file} is not a text file in UTF-8 with one prompt a line") from None
+    if not prompts:
+        raise UserError(f"the prompt file {file} holds no prompts")
+    return prompts
+
+
+def draw_gallery(path: str, wanted: Wanted, folder: Path, advance: Callable[[str, int, int], None]) -> Drawn:
+    """Draw each prompt's pictures into `folder` and list them in `images.jsonl`.
+
+    A picture's name depends on all that decides it, so a second run draws only what is missing, and a folder may hold
+    the pictures of many models. Raises UserError for a model, LoRA or setting that cannot be used.
+    """
+    if not wanted.prompts:
+        raise UserError("there is nothing to draw: give --prompt or --prompts")
+    checkpoint = find_checkpoint(path)
+    checkpoint.require_whole()
+    device = torch.device(PartialState().device or "cpu")
+    model = TextToImageModel(checkpoint, _dtype(wanted.dtype, device), device)
+    sampling = sampling_for(model, wanted.steps, wanted.guidance, wanted.resolution, wanted.batch_size)
+    multiple = model.latent_shape[1] * checkpoint.config(model.family.network).get("patch_size", 1)
+    if sampling.resolution % multiple:
+        raise UserError(f"--resolution must be a multiple of {multiple} pixels, not {sampling.resolution}")
+    rows = [
+        {"prompt": prompt, "seed": wanted.seed + i, "model": path, "lora": wanted.lora}
+        | {"steps": sampling.steps, "guidance": sampling.guidance, "resolution": sampling.resolution}
+        for prompt in wanted.prompts
+        for i in range(wanted.images)
+    ]
+    for row in rows:
+        row["image"] = f"{hashlib.blake2b(json.dumps(row).encode(), digest_size=8).hexdigest()}.png"
+    missing = [row for row in rows if not (folder / row["image"]).is_file()]
+    cut = 0
+    if missing:
+        pipeline = load_lora(model, wanted.lora)
+        cut = model.count_truncated(list(dict.fromkeys(row["prompt"] for row in missing)))
+        _make_folder(folder)
+        _draw(model, missing, sampling, pipeline, folder, advance)
+    manifest = folder / "images.jsonl"
+    _write_manifest(manifest, rows)
+    return Drawn(len(missing), len(rows) - len(missing), manifest, cut)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the output folder {folder} cannot be made: {error.strerror}; choose another one") from None
+
+
+def _draw(
+    model: TextToImageModel,
+    rows: list[dict[str, Any]],
+    sampling: Sampling,
+    pipeline: Any,
+    folder: Path,
+    advance: Callable[[str, int, int], None],
+) -> None:
+    pictures = generate(model, [row["prompt"] for row in rows], [row["seed"] for row in rows], sampling, pipeline)
+    for done, (row, picture) in enumerate(zip(rows, pictures, strict=True), 1):
+        part = folder / f".{row['image']}.part"
+        try:
+            picture.save(part, format="PNG")
+            part.replace(folder / row["image"])
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        advance("drawing", done, len(rows))
+
+
+def load_lora(model: TextToImageModel, lora: str | None) -> Any:
+    """The checkpoint's pipeline with a LoRA in it. Raises UserError if the LoRA does not fit."""
+    pipeline = model.pipeline(model.network)
+    if lora is None:
+        return pipeline
+    try:
+        with quiet():  # diffusers notes that there is nothing for the text encoders, which are not loaded here
+            pipeline.load_lora_weights(lora)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"the LoRA {lora} cannot be loaded into {model.checkpoint.path}: {reason}") from error
+    # A LoRA of another family is passed over by diffusers without an error: its layers bear other names.
+    if not any(pipeline.get_list_adapters().values()):
+        raise UserError(f"the LoRA {lora} holds no layer of {model.checkpoint.path}; is it one of another family?")
+    return pipeline
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if name not in ("float32", "bfloat16", "float16"):
+        raise UserError(f"--dtype is {name!r}; it is auto, float32, bfloat16 or float16")
+    return getattr(torch, name)
+
+
+def _write_manifest(file: Path, rows: list[dict[str, Any]]) -> None:
+    """Add rows that the manifest does not list yet; whole or not at all."""
+    old = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    lines = list(dict.fromkeys([*old, *(json.dumps(row, ensure_ascii=False) for row in rows)]))
+    part = file.with_suffix(".part")
+    part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    part.replace(file)

@@ -1,0 +1,128 @@
+"""The policy that is trained and the reference that it is held against: LoRA with the adapter off, or a frozen copy."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from peft import LoraConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from ...errors import UserError
+from .checkpoint import Checkpoint
+from .settings import LoraSettings, ReferenceSettings
+
+
+class Policy(Protocol):
+    """A trainable network and its reference."""
+
+    network: nn.Module
+
+    def reference(self) -> contextlib.AbstractContextManager[nn.Module]:
+        """Gives the frozen original policy, to be called without gradient inside the context."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the trained weights so that diffusers opens them without palate."""
+        ...
+
+
+class LoraPolicy:
+    """LoRA on a frozen network; the reference is the same network with the adapter switched off.
+
+    The adapter's weights are float32 whatever the network's dtype is: in bfloat16 the official learning rates are
+    below half a unit in the last place of most weights, and nothing would move.
+    """
+
+    def __init__(self, network: Any, checkpoint: Checkpoint, settings: LoraSettings) -> None:
+        family = checkpoint.family
+        targets = list(settings.targets or family.lora_targets)
+        config = LoraConfig(
+            r=settings.rank,
+            lora_alpha=settings.alpha or settings.rank,  # type: ignore[arg-type]
+            lora_dropout=settings.dropout,
+            target_modules=targets,
+            init_lora_weights="gaussian",
+        )
+        try:
+            network.add_adapter(config)
+        except ValueError as error:
+            raise UserError(f"model.lora.targets: no layer of {family.network} matches {targets} ({error})") from None
+        for parameter in network.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+        self.network: nn.Module = network
+        self._bare = network
+        self._family = family
+        self._layers = [module for module in network.modules() if isinstance(module, BaseTunerLayer)]
+
+    @contextlib.contextmanager
+    def reference(self) -> Iterator[nn.Module]:
+        """The network without its adapter."""
+        # peft's own switch also flips `requires_grad` on every weight, which disturbs DistributedDataParallel.
+        for layer in self._layers:
+            layer._disable_adapters = True
+        try:
+            yield self._bare
+        finally:
+            for layer in self._layers:
+                layer._disable_adapters = False
+
+    def save(self, folder: Path) -> None:
+        """Write `pytorch_lora_weights.safetensors`, which `load_lora_weights(folder)` opens."""
+        import diffusers
+        from diffusers.training_utils import _collate_lora_metadata
+        from peft.utils import get_peft_model_state_dict
+
+        part = self._family.network
+        # Not through diffusers' own renaming: it mixes two spellings in one file, and SD3's loader then drops a part.
+        weights = get_peft_model_state_dict(self._bare)
+        getattr(diffusers, self._family.pipeline).save_lora_weights(
+            folder,
+            **{f"{part}_lora_layers": weights},
+            **_collate_lora_metadata({part: self._bare}),
+        )
+
+
+class FullPolicy:
+    """Every weight is trained; the reference is a frozen copy of the weights at the start."""
+
+    def __init__(self, network: Any, checkpoint: Checkpoint, settings: ReferenceSettings) -> None:
+        home = next(network.parameters()).device
+        self._home = home
+        self._offload = settings.device == "cpu" and home.type != "cpu"
+        frozen = copy.deepcopy(network).requires_grad_(False).eval()
+        if settings.dtype != "same":
+            frozen = frozen.to(getattr(torch, settings.dtype))
+        self._frozen = frozen.to("cpu") if self._offload else frozen
+        self._checkpoint = checkpoint
+        self._bare = network.float().requires_grad_(True)
+        self.network: nn.Module = self._bare
+
+    @contextlib.contextmanager
+    def reference(self) -> Iterator[nn.Module]:
+        """The frozen copy, on the policy's device for as long as the context lasts."""
+        if not self._offload:
+            yield self._frozen
+            return
+        yield self._frozen.to(self._home)
+        self._frozen.to("cpu")
+
+    def save(self, folder: Path) -> None:
+        """Write a whole pipeline folder that `DiffusionPipeline.from_pretrained` opens."""
+        import diffusers
+
+        source = self._checkpoint
+        pipeline = getattr(diffusers, source.family.pipeline).from_pretrained(
+            source.path,
+            revision=source.revision,
+            variant=source.variant,
+            use_safetensors=True,
+            **{source.family.network: self._bare},
+        )
+        pipeline.save_pretrained(folder, safe_serialization=True)

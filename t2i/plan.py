@@ -1,0 +1,145 @@
+"""The plan of a data set: which groups will be trained on, with their labels, prompts and picture hashes.
+
+Made in one streaming pass over the set; small enough to hold a million groups, for it has no pictures in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from ..datasets.ahead import default_workers, ordered_map
+from ..datasets.group import Group
+from ..datasets.images import first_fault
+from ..datasets.skips import UNREADABLE, SkipLog
+from ..datasets.store import GroupStore
+from ..errors import UserError
+from .cache import digest
+from .method import Method
+
+SCHEMA = pa.schema(
+    {
+        "row": pa.int64(),
+        "prompts": pa.list_(pa.string()),
+        "labels": pa.list_(pa.float64()),
+        "images": pa.list_(pa.string()),
+    }
+)
+TIE = "tie"
+TOO_FEW = "too few candidates"
+_CHUNK = 1000  # groups; Arrow tables are built from this many rows at a time
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One group of the plan, most preferred candidate first.
+
+    row      its number in the store
+    prompts  one per candidate: its own caption if it has one, else the group's prompt
+    labels   one per candidate
+    images   the hash of each candidate's bytes
+    """
+
+    row: int
+    prompts: tuple[str, ...]
+    labels: tuple[float, ...]
+    images: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The entries that remain, and what was left out and why."""
+
+    table: pa.Table
+    skipped: dict[str, int]
+    rankings: int
+    data_hash: str
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    def __getitem__(self, index: int) -> Entry:
+        row = self.table.slice(index, 1).to_pylist()[0]
+        return Entry(row["row"], tuple(row["prompts"]), tuple(row["labels"]), tuple(row["images"]))
+
+    def subset(self, indices: list[int]) -> Plan:
+        """The same plan with these entries only."""
+        return Plan(self.table.take(pa.array(indices, pa.int64())), self.skipped, self.rankings, self.data_hash)
+
+    def prompts(self) -> list[str]:
+        """Every distinct prompt, in the order of first use."""
+        return list(dict.fromkeys(self.table["prompts"].combine_chunks().flatten().to_pylist()))
+
+
+def make_plan(
+    store: GroupStore,
+    method: Method,
+    ties: str,
+    log: SkipLog,
+    on_group: Callable[[int], None] | None = None,
+) -> Plan:
+    """Look at every group once: sort it, drop ties if asked to, skip what cannot be decoded, hash the pictures.
+
+    Raises UserError if nothing remains.
+    """
+    chunks, rows, rankings = [], [], 0
+    fingerprint = []
+    for number, (group, fault) in enumerate(ordered_map(first_fault, store, default_workers())):
+        if on_group:
+            on_group(1)
+        reason = _unusable(group, fault, method, ties)
+        if reason:
+            log.add(group.key, *reason)
+            continue
+        rankings += method.candidates is not None and group.size > method.candidates
+        rows.append(_row(number, group, method))
+        if len(rows) == _CHUNK:
+            chunks.append(pa.Table.from_pylist(rows, SCHEMA))
+            fingerprint.append(digest(*(str(row) for row in rows)))
+            rows = []
+    chunks.append(pa.Table.from_pylist(rows, SCHEMA))
+    fingerprint.append(digest(*(str(row) for row in rows)))
+    table = pa.concat_tables(chunks).combine_chunks()
+    if table.num_rows == 0:
+        raise UserError(_nothing_left(store, log, method))
+    return Plan(table, dict(log.counts), rankings, digest(*fingerprint))
+
+
+def _unusable(group: Group, fault: str | None, method: Method, ties: str) -> tuple[str, str] | None:
+    if fault:
+        return UNREADABLE, fault
+    if group.size < method.fewest:
+        return TOO_FEW, f"{group.size}, {method.name} needs {method.fewest}"
+    if group.is_tie and ties == "drop":
+        return TIE, ""
+    return None
+
+
+def _row(number: int, group: Group, method: Method) -> dict[str, Any]:
+    ranked = sorted(range(group.size), key=lambda i: -group.labels[i])
+    chosen = [ranked[place] for place in method.pick(group.size)]
+    captions = group.captions or (group.prompt,) * group.size
+    return {
+        "row": number,
+        "prompts": [captions[i] for i in chosen],
+        "labels": [group.labels[i] for i in chosen],
+        "images": [digest(group.candidates[i]) for i in chosen],
+    }
+
+
+def _nothing_left(store: GroupStore, log: SkipLog, method: Method) -> str:
+    where = f"{len(store)} groups were read and none can be trained on"
+    if set(log.counts) == {TIE}:
+        return f"{where}: all are ties, and {method.name} learns from differences; label them again"
+    if set(log.counts) == {TOO_FEW}:
+        return f"{where}: {method.name} compares at least {method.fewest} candidates and these have fewer"
+    return f"{where}: {log.summary()}; `palate data check` lists them"
+
+
+def picture_bytes(store: GroupStore, entry: Entry) -> list[bytes]:
+    """The encoded pictures of an entry's candidates, in its order."""
+    by_hash = {digest(candidate): candidate for candidate in store[entry.row].candidates}
+    return [by_hash[image] for image in entry.images]

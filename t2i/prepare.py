@@ -1,0 +1,232 @@
+"""Preparation: look at the data, encode pictures and prompts once, free the encoders before the network is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from ..datasets.ahead import default_workers, ordered_map
+from ..datasets.convert import convert_groups
+from ..datasets.parquet import is_unfinished
+from ..datasets.skips import SkipLog
+from ..datasets.store import GroupStore
+from ..errors import UserError
+from .batches import PROMPTS_AT_ONCE, pictures_at_once
+from .cache import TensorCache, digest
+from .framing import View, draw_view, frame
+from .method import Method
+from .models.checkpoint import Checkpoint
+from .models.model import TextToImageModel
+from .plan import Entry, Plan, make_plan, picture_bytes
+from .recipe import DataConfig
+from .sources import CachedSource, EncodingKeys, LiveSource, Source, framing_tensor, split_rows
+
+Say = Callable[[str], None]
+Advance = Callable[[str, int, int], None]
+"""`(stage, done, total)`: called as preparation goes on."""
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What training reads."""
+
+    train: Plan
+    held_out: Plan | None
+    source: Source
+    resolution: int
+    views: Callable[[int, int], View]
+
+
+def prepare(
+    model: TextToImageModel,
+    data: DataConfig,
+    method: Method,
+    seed: int,
+    say: Say = print,
+    advance: Advance | None = None,
+) -> Prepared:
+    """Turn preferences into what the method reads.
+
+    Raises UserError: no usable group, or a resolution that the autoencoder cannot divide.
+    """
+    advance = advance or (lambda stage, done, total: None)
+    resolution = data.resolution or model.resolution
+    if resolution % model.latent_shape[1]:
+        raise UserError(f"data.resolution is {resolution}; it must be a multiple of {model.latent_shape[1]} pixels")
+    store = open_store(data, say)
+    log = SkipLog()
+    seen = iter(range(1, len(store) + 1))
+    plan = make_plan(store, method, data.ties, log, lambda _: advance("looking at pictures", next(seen), len(store)))
+    _report(plan, log, method, say)
+    train, held_out = split_by_prompt(plan, data.holdout)
+
+    def views(row: int, variant: int) -> View:
+        return draw_view(seed, row, variant, data.crop, data.flip)
+
+    if data.cache is None:
+        _say_truncated(model, plan.prompts(), say)
+        return Prepared(train, held_out, LiveSource(store, model, resolution), resolution, views)
+    keys = EncodingKeys(
+        fingerprint(model.checkpoint, ("vae",)),
+        fingerprint(model.checkpoint, model.family.text_encoders),
+        resolution,
+        data.cache_dtype,
+    )
+    cache = TensorCache(Path(data.cache).expanduser())
+    _encode_prompts(model, plan, cache, keys, say, advance)
+    _encode_pictures(model, store, plan, cache, keys, data, views, advance)
+    return Prepared(train, held_out, CachedSource(cache, keys, model), resolution, views)
+
+
+def open_store(data: DataConfig, say: Say) -> GroupStore:
+    """The data as palate's Parquet; any other format is converted once, beside the cache."""
+    from ..datasets.open import detect_format
+
+    format = detect_format(data.path, data.split) if data.format == "auto" else data.format
+    if format == "parquet":
+        return GroupStore(data.path, data.split)
+    source = Path(data.path)
+    stamp = str(source.stat().st_mtime_ns) if source.exists() else "hub"
+    name = digest("groups", str(source.resolve()), format, data.split or "", stamp)
+    folder = Path(data.cache or "cache").expanduser() / "groups" / name
+    if not folder.is_dir() or is_unfinished(folder):
+        say(f"converting {data.path} ({format}) to {folder}")
+        # Whether pictures are sound is looked at when the plan is made: one pass less over them.
+        converted = convert_groups(
+            data.path,
+            folder,
+            format=format,
+            split=data.split,
+            mode="resume" if folder.is_dir() else "new",
+            verify=False,
+        )
+        if converted.skipped.total:
+            say(f"{converted.skipped.total} groups left out: {converted.skipped.summary()}")
+            for skipped in converted.skipped.examples[:5]:
+                say(f"  {skipped}")
+    return GroupStore(folder)
+
+
+def split_by_prompt(plan: Plan, share: float) -> tuple[Plan, Plan | None]:
+    """Training and held-out groups; a prompt is wholly in one of them, chosen by its hash.
+
+    Raises UserError if either would be empty.
+    """
+    if share == 0:
+        return plan, None
+    out = [_held_out(plan[i].prompts[0], share) for i in range(len(plan))]
+    if all(out) or not any(out):
+        side = "every" if all(out) else "no"
+        raise UserError(f"data.holdout={share} would hold {side} prompt out of {len(plan)} groups; change it or set 0")
+    return plan.subset([i for i, o in enumerate(out) if not o]), plan.subset([i for i, o in enumerate(out) if o])
+
+
+def _held_out(prompt: str, share: float) -> bool:
+    number = int.from_bytes(hashlib.blake2b(prompt.encode(), digest_size=4).digest(), "big")
+    return number < share * 2**32
+
+
+def _report(plan: Plan, log: SkipLog, method: Method, say: Say) -> None:
+    if log.total:
+        say(f"{len(plan)} groups are used, {log.total} left out: {log.summary()}")
+        for skipped in [s for s in log.examples if s.reason != "tie"][:5]:
+            say(f"  {skipped}")
+    if plan.rankings:
+        say(f"{plan.rankings} groups have more than two candidates: {method.name} takes the best against the worst")
+
+
+def fingerprint(checkpoint: Checkpoint, parts: tuple[str, ...]) -> str:
+    """A hash of which weights a checkpoint's parts hold: hub id and revision, or the files' own bytes at both ends."""
+    folder = Path(checkpoint.path).expanduser()
+    if not folder.is_dir():
+        return digest(checkpoint.path, checkpoint.revision or "", *parts)
+    found = []
+    for file in sorted(file for part in parts for file in (folder / part).glob("*") if file.is_file()):
+        found += [file.name, _ends(file)]
+    return digest(*found)
+
+
+def _ends(file: Path, length: int = 1 << 20) -> bytes:
+    """A file's size, first and last megabyte: weights that differ differ there, and T5 is not read whole."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        head = stream.read(length)
+        stream.seek(max(0, size - length))
+        return size.to_bytes(8, "little") + head + stream.read()
+
+
+def _encode_prompts(
+    model: TextToImageModel, plan: Plan, cache: TensorCache, keys: EncodingKeys, say: Say, advance: Advance
+) -> None:
+    prompts = ["", *plan.prompts()]
+    missing = [prompt for prompt in prompts if keys.prompt(prompt) not in cache]
+    if missing:
+        _say_truncated(model, missing, say)
+    for start in range(0, len(missing), PROMPTS_AT_ONCE):
+        batch = missing[start : start + PROMPTS_AT_ONCE]
+        for prompt, row in zip(batch, split_rows(model.encode_prompts(batch)), strict=True):
+            cache.put(keys.prompt(prompt), row)
+        advance("encoding prompts", start + len(batch), len(missing))
+    model.free("text")
+
+
+def _say_truncated(model: TextToImageModel, prompts: list[str], say: Say) -> None:
+    cut = model.count_truncated(prompts)
+    if cut:
+        say(f"{cut} of {len(prompts)} prompts are longer than the text encoder reads; their ends are not seen")
+
+
+def _encode_pictures(
+    model: TextToImageModel,
+    store: GroupStore,
+    plan: Plan,
+    cache: TensorCache,
+    keys: EncodingKeys,
+    data: DataConfig,
+    views: Callable[[int, int], View],
+    advance: Advance,
+) -> None:
+    dtype = getattr(torch, keys.dtype)
+    wanted = _missing_pictures(plan, cache, keys, data.variants, views)
+    done, total = 0, len(plan) * data.variants
+
+    def framed(job: tuple[Entry, View]) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
+        entry, view = job
+        pictures = []
+        for image, content in zip(entry.images, picture_bytes(store, entry), strict=True):
+            pixels, framing = frame(content, keys.resolution, view)
+            pictures.append((keys.latents(image, view), pixels, framing_tensor(framing)))
+        return pictures
+
+    jobs = (picture for _, pictures in ordered_map(framed, wanted, default_workers()) for picture in pictures)
+    for batch in _batched(jobs, pictures_at_once(keys.resolution)):
+        mean, std = model.encode_images(torch.stack([pixels for _, pixels, _ in batch]))
+        for i, (key, _, framing) in enumerate(batch):
+            cache.put(key, {"mean": mean[i].to(dtype), "std": std[i].to(dtype), "framing": framing})
+        done += len(batch)
+        advance("encoding pictures", min(total, done // 2), total)
+    advance("encoding pictures", total, total)
+
+
+def _missing_pictures(
+    plan: Plan, cache: TensorCache, keys: EncodingKeys, variants: int, views: Callable[[int, int], View]
+) -> Iterator[tuple[Entry, View]]:
+    for i in range(len(plan)):
+        entry = plan[i]
+        for variant in range(variants):
+            view = views(entry.row, variant)
+            if any(keys.latents(image, view) not in cache for image in entry.images):
+                yield entry, view
+
+
+def _batched(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    while batch := list(islice(items, size)):
+        yield batch

@@ -1,0 +1,133 @@
+"""Preference alignment of a text-to-image model, as the training loop sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..diffusion import Stream, denoising_error, generator_for
+from ..training.task import Visit
+from .method import Method, corrupt, draw
+from .models.model import TextToImageModel
+from .models.policy import Policy
+from .plan import Plan
+from .prepare import Prepared
+
+_HELD_OUT_POSITIONS = 2**40
+"""Held-out draws lie beyond every training position, so that validation never repeats a training draw."""
+
+
+@dataclass
+class AlignmentTask:
+    """A method on a model on prepared data; see `training.task.Task` for what the loop asks of it."""
+
+    model: TextToImageModel
+    policy: Policy
+    method: Method
+    prepared: Prepared
+    seed: int
+    caption_dropout: float = 0.0
+    variants: int = 1
+    micro_batch: int = 1
+    autocast: torch.dtype | None = None
+    draw_samples: Callable[[nn.Module, Path, int], None] | None = None
+    flops_per_group: float | None = None
+    network: nn.Module = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.network = self.policy.network
+        self.groups = len(self.prepared.train)
+        channels, factor = self.model.latent_shape
+        self._latent_shape = (channels, *[self.prepared.resolution // factor] * 2)
+
+    def item(self, visit: Visit) -> dict[str, Any]:
+        """One visit of a group: its variant and whether its captions are dropped are drawn once for all candidates."""
+        return self._item(self.prepared.train, visit)
+
+    def _item(self, plan: Plan, visit: Visit, dropout: bool = True) -> dict[str, Any]:
+        entry = plan[visit.index]
+        generator = generator_for(self.seed, Stream.DROPOUT, visit.position)
+        variant = int(torch.randint(self.variants, (1,), generator=generator))
+        dropped = dropout and bool(torch.rand(1, generator=generator) < self.caption_dropout)
+        prompts = [""] * len(entry.prompts) if dropped else entry.prompts
+        item = self.prepared.source.item(entry, self.prepared.views(entry.row, variant), prompts)
+        draws = draw(self.method, self.model.process, self.seed, visit.position, len(entry.images), self._latent_shape)
+        return {**item, "labels": torch.tensor(entry.labels), "draws": draws}
+
+    def collate(self, items: list[dict[str, Any]]) -> dict[str, Any]:
+        """A batch of items."""
+        batch = self.prepared.source.collate(items)
+        batch["labels"] = torch.stack([item["labels"] for item in items])
+        draws = [item["draws"] for item in items]
+        batch |= {name: torch.stack([drawn[name] for drawn in draws]) for name in ("posterior", "noise")}
+        batch["times"] = torch.cat([drawn["times"] for drawn in draws])
+        return batch
+
+    def loss(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The method's objective on the errors of policy and reference."""
+        with torch.no_grad():
+            batch = self.prepared.source.finish(batch)
+            clean = self._sample_posterior(batch)
+        noisy, target, times = corrupt(self.model.process, clean, batch["noise"], batch["times"])
+        conditions = batch["conditions"]
+
+        def errors(network: nn.Module) -> Tensor:
+            dtype = next(network.parameters()).dtype  # a reference copy may be in lower precision
+            # Accelerate's autocast reaches the trained network alone; a reference in another precision than the policy
+            # would show a margin where there is none.
+            with torch.autocast(noisy.device.type, self.autocast or dtype, enabled=self.autocast is not None):
+                prediction = self.model.predict(network, noisy.to(dtype), times, conditions)
+            return denoising_error(prediction, target, self.method.reduction).view(clean.shape[:2])
+
+        reference = None
+        if self.method.needs_reference:
+            with torch.no_grad(), self.policy.reference() as network:
+                reference = errors(network)
+        loss, metrics = self.method.objective(errors(self.network), reference, batch["labels"])
+        if self.method.temperature is not None:
+            # Filled on the device: a value sent there would make the host wait, one left here could not be stacked.
+            metrics["temperature"] = torch.full((), self.method.temperature, device=loss.device)
+        return loss, metrics
+
+    def _sample_posterior(self, batch: dict[str, Any]) -> Tensor:
+        mean, std = batch["mean"], batch["std"]
+        return mean + std * batch["posterior"].to(mean)
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Loss and metrics on the held-out groups, with the same draws every time."""
+        plan = self.prepared.held_out
+        if plan is None:
+            return {}
+        sums: dict[str, list[float]] = {}
+        for start in range(0, len(plan), self.micro_batch):
+            indices = range(start, min(len(plan), start + self.micro_batch))
+            visits = [Visit(_HELD_OUT_POSITIONS + i, i) for i in indices]
+            batch = self.collate([self._item(plan, visit, dropout=False) for visit in visits])
+            loss, metrics = self.loss(_to(batch, self.model.device))
+            for name, value in {**metrics, "loss": loss}.items():
+                sums.setdefault(name, []).extend([float(value)] * len(visits))
+        finite = {name: [v for v in values if v == v] for name, values in sums.items()}
+        return {name: sum(values) / len(values) for name, values in finite.items() if values}
+
+    def sample(self, folder: Path, step: int) -> None:
+        """Draw the validation prompts' pictures into one grid."""
+        if self.draw_samples:
+            self.draw_samples(self.network, folder, step)
+
+    def save(self, folder: Path) -> None:
+        """Write the final weights."""
+        self.policy.save(folder)
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: _to(inner, device) for key, inner in value.items()}
+    return value

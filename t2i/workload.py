@@ -1,0 +1,96 @@
+"""What has to be known of a text-to-image run to count its memory and FLOPs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from .models.architectures import Architecture, find_architecture
+
+if TYPE_CHECKING:
+    from .recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A run, as far as counting goes; fields and defaults are the recipe's, with `auto` settled.
+
+    Attributes:
+        resolution: pixels a side.
+        images: pictures in one forward pass: two for each pair of a micro-batch.
+        dtype: of the frozen weights of a LoRA run and of the checkpoint as loaded otherwise.
+        precision: of autocast; weights that are trained are float32.
+        reference: whether the frozen policy's errors are computed in every step.
+        reference_dtype, reference_device: of full tuning's frozen copy; LoRA has none.
+    """
+
+    architecture: Architecture
+    resolution: int
+    tuning: Literal["lora", "full"] = "lora"
+    rank: int = 16
+    targets: tuple[str, ...] | None = None
+    images: int = 2
+    dtype: str = "bfloat16"
+    precision: Literal["no", "bf16", "fp16"] = "bf16"
+    optimizer: str = "adamw"
+    ema: bool = False
+    reference: bool = True
+    reference_dtype: str = "same"
+    reference_device: Literal["same", "cpu"] = "same"
+
+    @property
+    def copy_dtype(self) -> str:
+        """The type of the reference's weights: the frozen network's with LoRA, the copy's otherwise."""
+        return self.dtype if self.tuning == "lora" or self.reference_dtype == "same" else self.reference_dtype
+
+    @property
+    def vae_dtype(self) -> str:
+        """The type that the autoencoder is loaded in."""
+        vae = self.architecture.vae
+        return "float32" if vae is None or vae.config.get("force_upcast", True) else self.dtype
+
+    def network_key(self) -> dict[str, object]:
+        """What the network and its trainable part depend on."""
+        network = self.architecture.network.as_dict()
+        key = {"network": network, "family": self.architecture.family, "tuning": self.tuning}
+        return {**key, "rank": self.rank, "targets": self.targets} if self.tuning == "lora" else key
+
+    def pass_key(self) -> dict[str, object]:
+        """What a pass through the network depends on."""
+        own = {name: getattr(self, name) for name in ("images", "resolution", "dtype", "precision")}
+        return {**self.network_key(), **own, "tokens": self.architecture.text_tokens}
+
+
+def workload_of(recipe: Recipe, resolution: int | None = None, reference: bool = True) -> Workload:
+    """What a recipe asks of a machine.
+
+    Args:
+        resolution: pixels a side where the caller has settled it; None takes the recipe's, or the checkpoint's own.
+        reference: whether the method asks for the frozen policy's errors.
+
+    Raises UserError: the checkpoint cannot be found.
+    """
+    model, training = recipe.model, recipe.training
+    architecture = find_architecture(model.path, model.revision)
+    return Workload(
+        architecture=architecture,
+        resolution=resolution or recipe.data.resolution or architecture.resolution,
+        tuning=model.tuning,
+        rank=model.lora.rank,
+        targets=model.lora.targets,
+        images=2 * training.micro_batch,
+        dtype=settled_dtype(model.dtype, model.tuning, training.precision),
+        precision=training.precision,
+        optimizer=training.optimizer.name,
+        ema=training.ema is not None,
+        reference=reference,
+        reference_dtype=model.reference.dtype,
+        reference_device=model.reference.device,
+    )
+
+
+def settled_dtype(dtype: str, tuning: str, precision: str) -> str:
+    """What a recipe's `model.dtype` stands for: `auto` is the training precision, and float32 for full tuning."""
+    if dtype != "auto":
+        return dtype
+    return "float32" if tuning == "full" else {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}[precision]

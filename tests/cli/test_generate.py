@@ -1,0 +1,179 @@
+"""`palate generate`: pictures, their list, what a second run does, and the mistakes that it answers."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from palate.cli import main
+from palate.t2i.models.checkpoint import find_checkpoint
+from palate.t2i.models.model import TextToImageModel
+from palate.t2i.models.policy import LoraPolicy, LoraSettings
+
+QUICK = ("--steps", "1")
+
+
+@pytest.fixture(autouse=True)
+def _quietly(monkeypatch):
+    """One thread, and no way to the hub, where names that are no folders are looked for."""
+    torch.set_num_threads(1)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture
+def generate(monkeypatch, capsys, tmp_path):
+    """`generate("tiny-sdxl", ...)` gives the exit code, stdout and stderr, in an empty folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["palate", "generate", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return int(end.value.code or 0), *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def loras(tmp_path_factory) -> Path:
+    """A LoRA of each tiny model, whose weights are not zero."""
+    folder = tmp_path_factory.mktemp("loras")
+    for name in ("sdxl", "sd3"):
+        model = TextToImageModel(find_checkpoint(f"tiny-{name}"))
+        policy = LoraPolicy(model.network, model.checkpoint, LoraSettings(rank=2))
+        with torch.no_grad():
+            for weight in policy.network.parameters():
+                if weight.requires_grad:
+                    weight.fill_(0.3)
+        policy.save(folder / name)
+    return folder
+
+
+def rows(folder: str = "generated") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(folder, "images.jsonl").read_text("utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("model", ["tiny-sdxl", "tiny-sd3"])
+def test_pictures_and_their_list(generate, model):
+    Path("prompts.txt").write_text("a photo of a red circle\n\n  der grüne Kreis  \n", encoding="utf-8")
+    code, _, err = generate(
+        model, "--prompts", "prompts.txt", "-p", "a blue square", "--images", 2, "--seed", 5, *QUICK
+    )
+    assert code == 0, err
+    listed = rows()
+    assert [row["prompt"] for row in listed] == [
+        text for text in ("a blue square", "a photo of a red circle", "der grüne Kreis") for _ in range(2)
+    ]
+    assert [row["seed"] for row in listed] == [5, 6] * 3
+    assert len({Image.open(Path("generated", row["image"])).tobytes() for row in listed}) == 6
+    assert {path.name for path in Path("generated").iterdir()} == {row["image"] for row in listed} | {"images.jsonl"}
+    assert err.splitlines()[-1] == "6 pictures drawn, 0 were there: generated/images.jsonl"
+
+
+def pixels(row: dict[str, Any]) -> np.ndarray:
+    return np.asarray(Image.open(Path("generated", row["image"]))).astype(int)
+
+
+def test_a_second_run_draws_only_what_is_missing_and_the_same(generate):
+    command = ("tiny-sdxl", "-p", "a", "-p", "b", *QUICK)
+    generate(*command)
+    listed = rows()
+    before = [pixels(row) for row in listed]
+    Path("generated", listed[1]["image"]).unlink()
+    assert "1 pictures drawn, 1 were there" in generate(*command)[2]
+    assert rows() == listed
+    assert np.array_equal(pixels(listed[0]), before[0])
+    # Drawn alone now and beside another then: sums are rounded in another order, by one level of 255 at most.
+    assert np.abs(pixels(listed[1]) - before[1]).max() <= 1
+    generate("tiny-sdxl", "-p", "a", "--seed", 1, *QUICK)
+    assert len(rows()) == 3
+
+
+def test_a_lora_changes_the_pictures(generate, loras):
+    for extra in ((), ("--lora", loras / "sdxl")):
+        code, _, err = generate("tiny-sdxl", "-p", "a", *QUICK, *extra)
+        assert code == 0, err
+    plain, changed = (Path("generated", row["image"]).read_bytes() for row in rows())
+    assert plain != changed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["tiny-sdxl"], "there is nothing to draw: give --prompt or --prompts"),
+        (["tiny-sdxl", "--prompts", "absent.txt"], "the prompt file absent.txt does not exist"),
+        (["tiny-sdxl", "--prompts", "empty.txt"], "the prompt file empty.txt holds no prompts"),
+        (["tiny-sdxl", "--prompts", "binary.txt"], "binary.txt is not a text file in UTF-8 with one prompt a line"),
+        (["tiny-sdxl", "--prompts", "."], ". is not a text file in UTF-8 with one prompt a line"),
+        (["tiny-sdlx", "-p", "a"], "there is no folder tiny-sdlx"),
+        (["nobody/nothing", "-p", "a"], "the Hugging Face hub cannot be reached"),
+        (["empty.txt", "-p", "a"], "empty.txt is a file; palate takes a diffusers folder"),
+        (["tiny-sdxl", "-p", "a", "--dtype", "int8"], "--dtype is 'int8'; it is auto, float32, bfloat16 or float16"),
+        (["tiny-sdxl", "-p", "a", "--resolution", 34], "--resolution must be a multiple of 4 pixels, not 34"),
+        (["tiny-sd3", "-p", "a", "--resolution", 36], "--resolution must be a multiple of 8 pixels, not 36"),
+        (["tiny-sdxl", "-p", "a", "--lora", "absent"], "the LoRA absent cannot be loaded into "),
+        (["tiny-sdxl", "-p", "a", "--lora", "damaged"], "the LoRA damaged cannot be loaded into "),
+        (["tiny-sdxl", "-p", "a", "--lora", "loras/sd3"], "the LoRA loras/sd3 holds no layer of "),
+        (["tiny-sd3", "-p", "a", "--lora", "loras/sdxl"], "the LoRA loras/sdxl holds no layer of "),
+        (["tiny-sdxl", "-p", "a", "--out", "empty.txt"], "the output folder empty.txt cannot be made: File exists"),
+    ],
+)
+def test_mistakes(generate, loras, tmp_path, arguments, told):
+    Path("empty.txt").write_text("\n \n")
+    Path("binary.txt").write_bytes(b"\xff\xfe\x00")
+    Path("loras").symlink_to(loras)
+    Path("damaged").mkdir()
+    Path("damaged/pytorch_lora_weights.safetensors").write_bytes(b"\x10" * 40)
+    before = {path.name for path in tmp_path.iterdir()}
+    code, out, err = generate(*arguments)
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].startswith("palate: ")
+    assert told in err
+    assert "Traceback" not in err
+    assert err.count("palate: ") == 1
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    "option", [("--seed", -1), ("--seed", 2**64), ("--images", 0), ("--steps", 0), ("--batch-size", 0)]
+)
+def test_numbers_out_of_range(generate, option):
+    code, _, err = generate("tiny-sdxl", "-p", "a", *option)
+    assert code == 2
+    assert f"Invalid value for '{option[0]}'" in err
+
+
+def test_a_prompt_longer_than_the_encoder_reads_is_said_once(generate):
+    code, _, err = generate("tiny-sdxl", "-p", "a red circle " * 100, "-p", "a", "--images", 2, *QUICK)
+    assert code == 0
+    assert err.count("1 prompts are longer than the text encoder reads; their ends are not seen") == 1
+
+
+def test_a_full_disk_leaves_no_half_picture(generate, monkeypatch):
+    def full(picture: Image.Image, file: Path, **_: Any) -> None:
+        Path(file).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    code, _, err = generate("tiny-sdxl", "-p", "a", *QUICK)
+    assert code == 1
+    assert err.splitlines()[-1].startswith("palate: No space left on device")
+    assert list(Path("generated").iterdir()) == []
+
+
+def test_lost_memory_is_one_line(generate, monkeypatch):
+    def lost(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(TextToImageModel, "decode", lost)
+    code, _, err = generate("tiny-sdxl", "-p", "a", *QUICK)
+    assert code == 1
+    assert err.splitlines()[-1].startswith("palate: out of memory; take a smaller batch")

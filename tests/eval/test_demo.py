@@ -1,0 +1,60 @@
+"""The demonstration end to end: small in the quick tests, whole in the slow ones."""
+
+import hashlib
+import json
+
+import pytest
+
+from palate.datasets.shapes.raters import oracle_rater
+from palate.errors import UserError
+from palate.eval.demo import DemoSize, run_demo
+
+SMALL = DemoSize(groups=12, per_prompt=4, held_out=12, steps=2, batch_size=24)
+
+
+def say(line: str) -> None:
+    print(line)
+
+
+def advance(stage: str, done: int, total: int) -> None:
+    pass
+
+
+def shuffled_rater(prompt, picture) -> float:
+    """A label that knows nothing of the prompt: the same numbers that the oracle gives, dealt out by hash."""
+    seen = hashlib.blake2b(picture.tobytes() + prompt.encode(), digest_size=8).digest()
+    return int.from_bytes(seen, "little") / 2**64
+
+
+def test_small_demo_writes_report_and_summary(tmp_path, monkeypatch):
+    import palate.eval.demo as demo
+
+    original = demo.demo_recipe
+
+    def short(name, folder):
+        recipe = original(name, folder)
+        training = recipe.training.model_copy(update={"steps": 2, "batch_size": 2, "micro_batch": 2, "workers": 0})
+        return recipe.model_copy(update={"training": training})
+
+    monkeypatch.setattr(demo, "demo_recipe", short)
+    run_demo(tmp_path / "demo", say, advance, ("sd3",), SMALL)
+    summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
+    assert {"before", "after", "gain", "gain_ci95", "seconds"} <= summary["sd3"].keys()
+    assert (tmp_path / "demo" / "report.html").stat().st_size > 20_000
+    (tmp_path / "demo" / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds other things"):
+        run_demo(tmp_path / "demo", say, advance, ("sd3",), SMALL)
+    assert (tmp_path / "demo" / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("family", ["sdxl", "sd3"])
+def test_the_oracles_labels_help_and_shuffled_ones_do_not(family, tmp_path):
+    told = run_demo(tmp_path / "oracle", say, advance, (family,), rate=oracle_rater)[family].comparison
+    assert told.gain_ci95[0] > 0
+    base = told.overall.before.mean
+    assert 0.35 <= base <= 0.75
+    misled = run_demo(tmp_path / "shuffled", say, advance, (family,), rate=shuffled_rater)[family].comparison
+    low, high = misled.gain_ci95
+    assert low <= 0 <= high

@@ -1,0 +1,97 @@
+import dataclasses
+
+import pytest
+
+from palate.datasets.parquet import write_groups
+from palate.datasets.skips import SkipLog
+from palate.datasets.store import GroupStore
+from palate.errors import UserError
+from palate.t2i.cache import digest
+from palate.t2i.method import Method
+from palate.t2i.plan import make_plan, picture_bytes
+from palate.t2i.prepare import split_by_prompt
+
+PAIRS = Method("diffusion_dpo", objective=None)
+SINGLES = Method("kto", objective=None, fewest=1)
+
+
+def store_of(groups, folder):
+    write_groups(iter(groups), folder)
+    return GroupStore(folder)
+
+
+def plan_of(groups, folder, method=PAIRS, ties="drop"):
+    log = SkipLog()
+    store = store_of(groups, folder)
+    return make_plan(store, method, ties, log), log, store
+
+
+def test_candidates_are_sorted_best_first_with_their_pictures(tmp_path, shape_groups):
+    groups = shape_groups(3)
+    plan, _, store = plan_of(groups, tmp_path / "g")
+    entry = plan[1]
+    assert entry.labels == (1.0, 0.0)
+    assert entry.images == (digest(groups[1].candidates[1]), digest(groups[1].candidates[0]))
+    assert picture_bytes(store, entry) == [groups[1].candidates[1], groups[1].candidates[0]]
+    assert entry.prompts == (groups[1].prompt,) * 2
+
+
+def test_ties_are_dropped_or_kept_on_purpose(tmp_path, shape_groups):
+    groups = shape_groups(3)
+    groups[0] = dataclasses.replace(groups[0], labels=(0.5, 0.5))
+    dropped, log, _ = plan_of(groups, tmp_path / "a")
+    assert (len(dropped), log.counts["tie"]) == (2, 1)
+    kept, _, _ = plan_of(groups, tmp_path / "b", ties="keep")
+    assert len(kept) == 3
+
+
+def test_one_unreadable_picture_never_shifts_the_pairing_of_others(tmp_path, shape_groups):
+    groups = shape_groups(4)
+    cut = groups[1].candidates[0][: len(groups[1].candidates[0]) // 2]
+    broken = dataclasses.replace(groups[1], candidates=(cut, groups[1].candidates[1]))
+    plan, log, store = plan_of([groups[0], broken, *groups[2:]], tmp_path / "g")
+    assert [plan[i].row for i in range(3)] == [0, 2, 3]
+    assert log.examples[0].key == "g1"
+    assert picture_bytes(store, plan[1])[0] == groups[2].candidates[1]
+
+
+def test_a_ranking_gives_best_against_worst_and_says_so(tmp_path, shape_groups):
+    a, b, *_ = shape_groups(3)
+    ranking = dataclasses.replace(a, candidates=(*a.candidates, b.candidates[0]), labels=(0.2, 0.9, 0.1))
+    plan, _, _ = plan_of([ranking, b], tmp_path / "g")
+    assert plan[0].labels == (0.9, 0.1)
+    assert plan.rankings == 1
+
+
+def test_captions_take_the_place_of_the_prompt_for_each_candidate(tmp_path, shape_groups):
+    group = dataclasses.replace(shape_groups(1)[0], captions=("loser's", "winner's"))
+    plan, _, _ = plan_of([group], tmp_path / "g")
+    assert plan[0].prompts == ("winner's", "loser's")
+
+
+def test_a_set_with_only_ties_is_refused_in_one_line(tmp_path, shape_groups):
+    groups = [dataclasses.replace(group, labels=(1.0, 1.0)) for group in shape_groups(2)]
+    with pytest.raises(UserError, match="all are ties"):
+        plan_of(groups, tmp_path / "g")
+
+
+def test_single_candidates_serve_kto_but_not_dpo(tmp_path, shape_groups):
+    singles = [dataclasses.replace(g, candidates=g.candidates[:1], labels=(1.0,)) for g in shape_groups(2)]
+    assert len(plan_of(singles, tmp_path / "a", SINGLES)[0]) == 2
+    with pytest.raises(UserError, match="at least 2 candidates"):
+        plan_of(singles, tmp_path / "b")
+
+
+def test_data_hash_changes_with_a_label(tmp_path, shape_groups):
+    groups = shape_groups(3)
+    first = plan_of(groups, tmp_path / "a")[0].data_hash
+    assert plan_of(groups, tmp_path / "b")[0].data_hash == first
+    groups[2] = dataclasses.replace(groups[2], labels=(0.0, 0.9))
+    assert plan_of(groups, tmp_path / "c")[0].data_hash != first
+
+
+def test_held_out_prompts_are_disjoint(tmp_path, shape_groups):
+    plan, _, _ = plan_of(shape_groups(24), tmp_path / "g")
+    train, held_out = split_by_prompt(plan, 0.3)
+    assert not {*train.prompts()} & {*held_out.prompts()}
+    assert len(train) + len(held_out) == 24

@@ -1,0 +1,84 @@
+"""The data order: which groups an optimizer step sees, as a pure function of seed and step.
+
+The groups form an infinite stream. Position p lies in epoch p // N, and each epoch is its own seeded permutation of the
+N groups. Step s takes positions [s G, (s + 1) G), whatever the number of processes and the accumulation, so a run can
+be resumed from its step number alone, and on another number of processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from ..errors import UserError
+from .seeds import mix
+from .task import Visit
+
+
+@lru_cache(maxsize=2)
+def epoch_order(seed: int, epoch: int, groups: int) -> np.ndarray:
+    """The permutation of `groups` in one epoch, int64 [groups], read-only.
+
+    Sorting raw Philox words keeps the order across numpy versions: numpy promises stable bit streams, but not stable
+    `permutation`s.
+    """
+    words = np.random.Philox(key=mix(seed, epoch)).random_raw(groups)
+    order = np.argsort(words, kind="stable")
+    order.flags.writeable = False
+    return order
+
+
+def visit_at(seed: int, groups: int, position: int) -> Visit:
+    """The visit at one position of the stream."""
+    epoch, place = divmod(position, groups)
+    return Visit(position, int(epoch_order(seed, epoch, groups)[place]))
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How one step's batch is shared out: `accumulation` micro-batches on each of `processes`."""
+
+    batch_size: int
+    micro_batch: int
+    processes: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch_size % (self.micro_batch * self.processes):
+            raise UserError(
+                f"training.batch_size {self.batch_size} is not a multiple of {self.micro_batch * self.processes}, "
+                f"which is training.micro_batch {self.micro_batch} x {self.processes} process(es); change one of them"
+            )
+
+    @property
+    def accumulation(self) -> int:
+        """Forward and backward passes per optimizer step and process."""
+        return self.batch_size // (self.micro_batch * self.processes)
+
+    def positions(self, step: int, micro: int, rank: int) -> range:
+        """Positions of one micro-batch of one process."""
+        start = step * self.batch_size + (micro * self.processes + rank) * self.micro_batch
+        return range(start, start + self.micro_batch)
+
+
+@dataclass(frozen=True)
+class MicroBatches:
+    """A batch sampler for torch's DataLoader: the visits of one process's micro-batches, step after step."""
+
+    seed: int
+    groups: int
+    shares: Shares
+    rank: int
+    start: int
+    stop: int
+
+    def __iter__(self) -> Iterator[list[Visit]]:
+        for step in range(self.start, self.stop):
+            for micro in range(self.shares.accumulation):
+                positions = self.shares.positions(step, micro, self.rank)
+                yield [visit_at(self.seed, self.groups, position) for position in positions]
+
+    def __len__(self) -> int:
+        return (self.stop - self.start) * self.shares.accumulation

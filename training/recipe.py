@@ -1,0 +1,143 @@
+"""Recipes: YAML and command-line overrides into a typed model, with one clear line for every mistake."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from ..errors import UserError
+from .recipe_keys import allowed_keys, find_key
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's plain scalars: `no` is a word and 1e-5 a number (PyYAML reads False and a string); no key twice."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float", ":timestamp"))]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key must be a word", problem_mark=key.start_mark)
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"`{key.value}` is given twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:(?:\d+\.\d*|\.\d+)(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(?:inf|Inf|INF))$|^\.(?:nan|NaN|NAN)$"),
+    list("-+.0123456789"),
+)
+
+
+def load_recipe(path: str | Path, overrides: list[str], schema: type[Model]) -> Model:
+    """The recipe at `path` with `a.b=value` overrides, each value read as YAML, as a `schema`.
+
+    Raises UserError, in one line, for anything wrong with the file, an override, a key or a value.
+    """
+    values = _read(Path(path))
+    for override in overrides:
+        _override(values, override)
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        raise UserError(_first_fault(error, schema, str(path))) from None
+
+
+def dump_recipe(recipe: BaseModel | dict[str, Any]) -> str:
+    """A recipe as YAML that `load_recipe` reads back to the same values."""
+    values = recipe.model_dump(mode="json") if isinstance(recipe, BaseModel) else recipe
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"recipe {path} does not exist; `palate recipe list` shows the shipped ones") from None
+    except UnicodeDecodeError:
+        raise UserError(f"recipe {path} is not a text file in UTF-8") from None
+    except OSError as error:
+        raise UserError(f"recipe {path} cannot be read: {error.strerror}") from None
+    values = _parse(text, f"recipe {path}")
+    if values is None:
+        raise UserError(f"recipe {path} is empty; `palate recipe copy` writes one to start from")
+    if not isinstance(values, dict):
+        raise UserError(f"recipe {path} must be a mapping of keys to values, but it is a {_kind(values)}")
+    return values
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{where}{line}: {error.problem or 'this is not YAML'}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{where} is not YAML: {' '.join(str(error).split())}") from None
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    keys = name.strip().split(".")
+    if not equals or not all(keys):
+        raise UserError(f"override {override!r} must look like section.key=value, for instance training.steps=100")
+    place = values
+    for depth, key in enumerate(keys[:-1], 1):
+        inner = place.get(key)
+        if inner is None:
+            inner = place[key] = {}
+        if not isinstance(inner, dict):
+            raise UserError(f"override {override!r}: {'.'.join(keys[:depth])} is {inner!r} and has no keys of its own")
+        place = inner
+    place[keys[-1]] = _parse(text, f"override {override!r}")
+
+
+def _first_fault(error: ValidationError, schema: type[BaseModel], path: str) -> str:
+    # A misspelt key is often also a missing one: the unknown key is the cause, so it comes first.
+    faults = sorted(error.errors(include_url=False), key=lambda fault: fault["type"] != "extra_forbidden")
+    fault = faults[0]
+    keys = tuple(fault["loc"])
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    dotted = ".".join(str(key) for key in keys)
+    if fault["type"] == "extra_forbidden":
+        return f"recipe {path}: {_unknown(schema, keys, dotted)}{more}"
+    if fault["type"] == "missing":
+        return f"recipe {path}: `{dotted}` is missing; give it a value{more}"
+    message = fault["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if fault["type"] == "value_error":
+        return f"recipe {path}: {message}{more}"
+    return f"recipe {path}: `{dotted}` is {_short(fault['input'])}, but {message}{more}"
+
+
+def _unknown(schema: type[BaseModel], keys: tuple[str | int, ...], dotted: str) -> str:
+    allowed = allowed_keys(schema, keys[:-1])
+    near = next(iter(difflib.get_close_matches(str(keys[-1]), allowed, n=1)), "") or find_key(schema, str(keys[-1]))
+    place = f"`{'.'.join(map(str, keys[:-1]))}`" if len(keys) > 1 else "a recipe"
+    guess = f"did you mean `{near}`? " if near else ""
+    return f"unknown key `{dotted}`; {guess}{place} takes {', '.join(allowed)}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _kind(value: Any) -> str:
+    return {list: "list", str: "text", bool: "truth value"}.get(type(value), "number")

@@ -1,0 +1,182 @@
+"""The run folder: where things lie, and whether a run may go on in one that is there already.
+
+recipe.yaml  environment.json  metrics.jsonl  tensorboard/  samples/  checkpoints/  final/  summary.json
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import UserError
+from .disk import write_json, write_text
+from .recipe import dump_recipe
+
+# What may change between two starts of one run: how long, how fast, how shown; nothing that changes a step's result.
+_FREE = {
+    f"training.{key}"
+    for key in (
+        "steps",
+        "micro_batch",
+        "gradient_checkpointing",
+        "compile",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "log_every",
+        "validate_every",
+        "sample_every",
+        "early_stop",
+        "workers",
+        "trackers",
+        "threads",
+    )
+}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended; also written as summary.json once it is finished."""
+
+    folder: Path
+    step: int
+    """Optimizer steps done."""
+    finished: bool
+    """False when it was interrupted: the same command goes on."""
+    stopped_early: bool = False
+    seconds: float = 0.0
+    """Time spent in training steps, over all starts."""
+    training: dict[str, float] = field(default_factory=dict)
+    """The last logged numbers."""
+    validation: dict[str, float] = field(default_factory=dict)
+    """The last held-out numbers."""
+
+    @property
+    def final(self) -> Path:
+        """Where the final weights are, in the user's format."""
+        return self.folder / "final"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
+    def environment(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def final(self) -> Path:
+        return self.path / "final"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
+
+
+def create(path: Path) -> RunFolder:
+    """Make the folder and its parts."""
+    folder = RunFolder(path)
+    try:
+        folder.samples.mkdir(parents=True, exist_ok=True)
+        folder.checkpoints.mkdir(exist_ok=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise UserError(f"the output folder {path} cannot be made: {error.strerror}; choose another one") from error
+    return folder
+
+
+def store_recipe(folder: RunFolder, recipe: dict[str, Any]) -> bool:
+    """Write the resolved recipe; whether it is the one that was there. Raises what `require_same_recipe` raises."""
+    stored = require_same_recipe(folder, recipe)
+    write_text(folder.recipe, dump_recipe(recipe))
+    return stored is not None and not _differences(stored, recipe)
+
+
+def require_same_recipe(folder: RunFolder, recipe: dict[str, Any]) -> dict[str, Any] | None:
+    """The recipe that is stored in the folder, if any.
+
+    Raises UserError when the folder belongs to a run whose recipe differs in more than length, speed or display.
+    """
+    stored = _read_recipe(folder)
+    if stored is not None:
+        changed = [key for key in _differences(stored, recipe) if key not in _FREE and not key.startswith("output")]
+        if changed:
+            old, new = _flat(stored), _flat(recipe)
+            shown = ", ".join(f"{key} ({_show(old, key)} there, {_show(new, key)} now)" for key in changed[:5])
+            more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+            raise UserError(
+                f"{folder.path} holds a run with another recipe: {shown}{more}; choose another output folder, "
+                "or give the stored values to resume that run"
+            )
+    return stored
+
+
+def read_summary(folder: RunFolder) -> Summary | None:
+    """The summary of a finished run."""
+    try:
+        values = json.loads(folder.summary.read_text(encoding="utf-8"))
+        return Summary(**{**values, "folder": folder.path})
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def write_summary(folder: RunFolder, summary: Summary) -> None:
+    """Mark the run finished."""
+    write_json(folder.summary, {**asdict(summary), "folder": str(folder.path)})
+
+
+def _read_recipe(folder: RunFolder) -> dict[str, Any] | None:
+    try:
+        stored = yaml.safe_load(folder.recipe.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):  # `create` says what a file in the way is
+        return None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{folder.recipe} cannot be read; choose another output folder, or remove this one") from error
+    if not isinstance(stored, dict):
+        raise UserError(f"{folder.recipe} is not a recipe; choose another output folder, or remove this one")
+    return stored
+
+
+def _differences(stored: dict[str, Any], recipe: dict[str, Any]) -> list[str]:
+    old, new = _flat(stored), _flat(yaml.safe_load(dump_recipe(recipe)))
+    absent = object()
+    different = (key for key in sorted(old.keys() | new.keys()) if old.get(key, absent) != new.get(key, absent))
+    return [_free_parent(key) for key in different]
+
+
+def _free_parent(key: str) -> str:
+    return next((free for free in _FREE if key.startswith(f"{free}.")), key)
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        flat |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def _show(flat: dict[str, Any], key: str) -> str:
+    return repr(flat[key]) if key in flat else "not set"
