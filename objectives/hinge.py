@@ -10,16 +10,16 @@ from .margin import margin, pair_metrics, preferred
 
 
 def hinge(policy_errors: Tensor, reference_errors: Tensor | None, labels: Tensor, *, beta: float) -> LossAndMetrics:
-    """Hinge: mean of max(0, 1 - z), z = kappa * m, kappa = beta / 2, over the groups that state a preference.
+    """Hinge: mean of max(0, 1 - z), z = kappa * m, kappa = beta / 2; a tied group counts as 0.
 
         m = (ref_w - pol_w) - (ref_l - pol_l)
 
     SLiC-HF's loss (Zhao et al. 2023, arXiv 2305.10425) on DPO's log-ratios, as in RSO (Liu et al. 2023, arXiv
-    2309.06657). Tied groups contribute nothing; a batch of only ties has the loss 0, with zero gradients rather than
-    none, so that distributed training still finds a graph to walk.
+    2309.06657). A tied group keeps its place in the mean, so the loss of a batch is the mean of the losses of its equal
+    parts, whichever of them the ties fall into; a batch of only ties has zero gradients rather than none.
 
     policy_errors, reference_errors, labels: [B, k]. Returns the loss and `pair_metrics` with gradient_factor =
-    fraction of the preferences with z < 1, those that still pull.
+    fraction of the groups with a preference and z < 1, those that still pull.
     Raises ValueError for bad shapes, a missing reference or beta <= 0.
     """
     check_positive("beta", beta)
@@ -28,7 +28,5 @@ def hinge(policy_errors: Tensor, reference_errors: Tensor | None, labels: Tensor
 
     z = (beta / 2) * margin(policy, reference)
     wins = preferred(labels)
-    count = wins.sum().clamp(min=1)
-    loss = (relu(1 - z) * wins).sum() / count
-    pulling = ((z < 1) & wins).sum() / count
-    return loss, pair_metrics(policy, reference, labels, gradient_factor=pulling)
+    pulling = ((z < 1) & wins).float()
+    return (relu(1 - z) * wins).mean(), pair_metrics(policy, reference, labels, gradient_factor=pulling)

@@ -195,8 +195,9 @@ def _encode_pictures(
     advance: Advance,
 ) -> None:
     dtype = getattr(torch, keys.dtype)
-    wanted = _missing_pictures(plan, cache, keys, data.variants, views)
-    done, total = 0, len(plan) * data.variants
+    wanted = _missing_pictures(
+        plan, cache, keys, data.variants, views, lambda done: advance("encoding pictures", done, len(plan))
+    )
 
     def framed(job: tuple[Entry, View]) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
         entry, view = job
@@ -211,15 +212,20 @@ def _encode_pictures(
         mean, std = model.encode_images(torch.stack([pixels for _, pixels, _ in batch]))
         for i, (key, _, framing) in enumerate(batch):
             cache.put(key, {"mean": mean[i].to(dtype), "std": std[i].to(dtype), "framing": framing})
-        done += len(batch)
-        advance("encoding pictures", min(total, done // 2), total)
-    advance("encoding pictures", total, total)
+    model.free("vae")
 
 
 def _missing_pictures(
-    plan: Plan, cache: TensorCache, keys: EncodingKeys, variants: int, views: Callable[[int, int], View]
+    plan: Plan,
+    cache: TensorCache,
+    keys: EncodingKeys,
+    variants: int,
+    views: Callable[[int, int], View],
+    on_group: Callable[[int], None],
 ) -> Iterator[tuple[Entry, View]]:
+    """What the cache lacks. `on_group` hears how many groups have been passed, the few read ahead among them."""
     for i in range(len(plan)):
+        on_group(i + 1)
         entry = plan[i]
         for variant in range(variants):
             view = views(entry.row, variant)

@@ -57,7 +57,7 @@ class ValidationConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     prompts: tuple[str, ...] = ()
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     steps: int | None = Field(default=None, ge=1, description="sampling steps; None: the family's default")
     guidance: float | None = Field(default=None, ge=0)
     batch_size: int = Field(default=8, ge=1)

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import pickle
 import threading
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from operator import getitem
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -52,8 +54,10 @@ def test_a_store_goes_to_other_processes_and_threads(folder):
     store = GroupStore(folder)
     assert store[0].key == "g0"
     assert pickle.loads(pickle.dumps(store))[10].key == "g10"
-    with get_context("spawn").Pool(2) as pool:
-        assert pool.starmap(keys_of, [(store, [50]), (store, [1])]) == [["g50"], ["g1"]]
+    # `getitem`, not a function of this file: a fresh process need not be able to import the tests.
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        groups = pool.map(getitem, [store, store], [50, 1], timeout=120)
+        assert [group.key for group in groups] == ["g50", "g1"]
     wrong = []
 
     def read(start: int) -> None:

@@ -22,10 +22,13 @@ def test_only_groups_inside_the_margin_pull():
     assert policy.grad.flatten().tolist() == pytest.approx([0, 0, 5, -5], abs=1e-12)  # kappa / B
 
 
-def test_ties_are_left_out_of_the_mean():
-    loss, metrics = hinge(POLICY, REFERENCE, torch.tensor([[0.5, 0.5], [1.0, 0.0]]), beta=20)
-    assert loss.item() == pytest.approx(1.7, abs=1e-12)
-    assert metrics["gradient_factor"].item() == 1.0
+def test_a_tie_is_a_zero_in_the_mean():
+    labels = torch.tensor([[0.5, 0.5], [1.0, 0.0]])
+    loss, metrics = hinge(POLICY, REFERENCE, labels, beta=20)
+    assert loss.item() == pytest.approx((0 + 1.7) / 2, abs=1e-12)
+    assert metrics["gradient_factor"].item() == 0.5
+    parts = [hinge(POLICY[i : i + 1], REFERENCE[i : i + 1], labels[i : i + 1], beta=20)[0] for i in range(2)]
+    assert torch.stack(parts).mean().item() == loss.item()
 
 
 def test_only_ties_give_zero_with_a_gradient():
