@@ -76,16 +76,18 @@ class LoraPolicy:
     def save(self, folder: Path) -> None:
         """Write `pytorch_lora_weights.safetensors`, which `load_lora_weights(folder)` opens."""
         import diffusers
-        from diffusers.training_utils import _collate_lora_metadata
         from peft.utils import get_peft_model_state_dict
 
         part = self._family.network
         # Not through diffusers' own renaming: it mixes two spellings in one file, and SD3's loader then drops a part.
         weights = get_peft_model_state_dict(self._bare)
+        config = self._bare.peft_config["default"].to_dict()
+        # peft keeps a set, whose order changes from process to process: the same run must give the same file.
+        config["target_modules"] = sorted(config["target_modules"])
         getattr(diffusers, self._family.pipeline).save_lora_weights(
             folder,
             **{f"{part}_lora_layers": weights},
-            **_collate_lora_metadata({part: self._bare}),
+            **{f"{part}_lora_adapter_metadata": config},
         )
 
 
