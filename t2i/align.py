@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from torch import nn
 
 from ..training.cards import device_capacity
 from ..training.loop import train
+from ..training.processes import process_state
 from ..training.run_folder import RunFolder, Summary, require_same_recipe
 from ..training.task import sample_path
 from .estimate import flops_per_pair
@@ -42,7 +42,7 @@ def align(recipe: Recipe, say: Say = print, advance: Advance | None = None) -> S
         UserError: what the recipe asks for cannot be had; nothing has been written half.
         PalateError: a full disk, lost memory, or a loss that is not finite.
     """
-    state = PartialState()
+    state = process_state()
     device = torch.device(state.device or "cpu")
     if not state.is_main_process:
         say, advance = _ignore, None

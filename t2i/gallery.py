@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 
 from ..errors import UserError
+from ..training.processes import process_state
 from .generate import generate
 from .models.checkpoint import find_checkpoint
 from .models.model import TextToImageModel, quiet
@@ -70,7 +70,7 @@ def draw_gallery(path: str, wanted: Wanted, folder: Path, advance: Callable[[str
         raise UserError("there is nothing to draw: give --prompt or --prompts")
     checkpoint = find_checkpoint(path)
     checkpoint.require_whole()
-    device = torch.device(PartialState().device or "cpu")
+    device = torch.device(process_state().device or "cpu")
     model = TextToImageModel(checkpoint, _dtype(wanted.dtype, device), device)
     sampling = sampling_for(model, wanted.steps, wanted.guidance, wanted.resolution, wanted.batch_size)
     multiple = model.latent_shape[1] * checkpoint.config(model.family.network).get("patch_size", 1)

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs, PartialState
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import GradientAccumulationPlugin, broadcast_object_list
 
@@ -17,6 +17,14 @@ from ..errors import PalateError, UserError
 from .config import TrainingConfig
 
 Value = TypeVar("Value")
+
+# The others wait while the main process encodes, validates and samples.
+_PATIENCE = timedelta(hours=6)
+
+
+def process_state() -> PartialState:
+    """This process among the others and its device, for what comes before `start_accelerator`."""
+    return PartialState(cpu=_only_cpu(), timeout=_PATIENCE)
 
 
 def start_accelerator(config: TrainingConfig) -> Accelerator:
@@ -27,8 +35,7 @@ def start_accelerator(config: TrainingConfig) -> Accelerator:
     if config.threads:
         torch.set_num_threads(config.threads)
     handlers = [
-        # The others wait while the main process validates and samples.
-        InitProcessGroupKwargs(timeout=timedelta(hours=6)),
+        InitProcessGroupKwargs(timeout=_PATIENCE),
         # Buffers are constants here, and broadcasting them would hang the main process when it samples alone.
         DistributedDataParallelKwargs(broadcast_buffers=False),
     ]
