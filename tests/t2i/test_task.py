@@ -108,8 +108,9 @@ def test_with_and_without_the_cache_the_loss_trace_is_the_same(path, pairs, tmp_
         move(task)
         batches = [[Visit(4 * step + i, (5 * step + i) % 24) for i in range(4)] for step in range(4)]
         losses.append([task.loss(batch_of(task, visits))[0].item() for visits in batches])
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-    assert len(set(losses[0])) == 4
+    # Encoding in batches of another size leaves 1e-7 of a mean error, and beta / 2 makes that 1e-4 of the loss.
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    assert len({round(loss, 3) for loss in losses[0]}) == 4
 
 
 def test_a_groups_loss_does_not_depend_on_its_batch(path, pairs, tmp_path):
