@@ -51,12 +51,12 @@ ABOUT = (
 class DemoSize:
     """How much the demonstration draws and trains; the defaults fit six minutes on two CPU cores."""
 
-    groups: int = 300
+    groups: int = 480
     per_prompt: int = 4
     held_out: int = 360
-    images: int = 1
-    steps: int = 12
-    guidance: float = 1.5
+    images: int = 3
+    steps: int = 8
+    guidance: float = 1.0
     batch_size: int = 60
 
 
