@@ -41,9 +41,9 @@ Advance = Callable[[str, int, int], None]
 TITLE = "palate: two models learn from preferences"
 ABOUT = (
     "Each model drew {per_prompt} pictures for each of {groups} prompts of the shapes world; the oracle scored them; "
-    "Diffusion-DPO with LoRA learned from the best against the worst. Then base and aligned model drew the same "
-    "{held_out} held-out prompts from the same seeds, and the oracle judged both: a picture counts if it shows what "
-    "the prompt asks for and nothing else."
+    "Diffusion-DPO with LoRA learned from the best against the worst. Then base and aligned model drew "
+    "{held_out} held-out prompts {images} times each from the same seeds, and the oracle judged both: a picture counts "
+    "if it shows what the prompt asks for and nothing else."
 )
 
 
@@ -94,10 +94,10 @@ def run_demo(
         low, high = outcomes[family].comparison.gain_ci95
         gain = outcomes[family].comparison.overall
         say(
-            f"tiny {family.upper()}: {gain.before.mean:.1%} -> {gain.after.mean:.1%} of {size.held_out} held-out "
+            f"tiny {family.upper()}: {gain.before.mean:.1%} -> {gain.after.mean:.1%} of the pictures of held-out "
             f"prompts are right; gain {100 * gain.gain.mean:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]"
         )
-    about = ABOUT.format(per_prompt=size.per_prompt, groups=size.groups, held_out=size.held_out)
+    about = ABOUT.format(per_prompt=size.per_prompt, groups=size.groups, held_out=size.held_out, images=size.images)
     write_report(folder / "report.html", [o.section for o in outcomes.values()], title=TITLE, about=about)
     summary = {family: outcome.summary() for family, outcome in outcomes.items()}
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
