@@ -1,11 +1,12 @@
-"""What the person at the terminal sees: a live bar with the health line, or plain lines where there is no terminal."""
+"""What the person at the terminal sees: a live bar and the health line under it, or plain lines without a terminal."""
 
 from __future__ import annotations
 
 from types import TracebackType
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
 
@@ -14,17 +15,18 @@ class TrainingProgress:
 
     def __init__(self, steps: int, console: Console | None = None) -> None:
         self._console = console or Console()
-        self._live: Progress | None = None
+        self._live: Live | None = None
         self._steps = steps
+        self._line = "starting"
 
     def __enter__(self) -> TrainingProgress:
         if self._console.is_terminal:
             columns = (BarColumn(20), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-            line = TextColumn("{task.description}", markup=False)
-            live = Progress(*columns, line, console=self._console)
-            self._bar = live.add_task("starting", total=self._steps)
-            live.start()
-            self._live = live
+            self._bar = Progress(*columns)
+            self._task = self._bar.add_task("", total=self._steps)
+            # Two renderables, not one row of columns: on a narrow terminal the line wraps and loses nothing.
+            self._live = Live(get_renderable=lambda: Group(self._bar, Text(self._line)), console=self._console)
+            self._live.start()
         return self
 
     def __exit__(
@@ -36,12 +38,12 @@ class TrainingProgress:
     def at(self, step: int) -> None:
         """Move the bar."""
         if self._live:
-            self._live.update(self._bar, completed=step)
+            self._bar.update(self._task, completed=step)
 
     def health(self, line: str) -> None:
         """Show the health line."""
         if self._live:
-            self._live.update(self._bar, description=line)
+            self._line = line
         else:
             self.say(line)
 

@@ -23,3 +23,14 @@ def test_live_bar_on_a_terminal() -> None:
     assert "50%" in out.getvalue()
     assert "loss 0.6931" in out.getvalue()
     assert "a line that stays" in out.getvalue()
+
+
+def test_a_narrow_terminal_cuts_nothing() -> None:
+    out = io.StringIO()
+    line = "step 5/10 · loss 0.6931 · winner +1.00e-03 · loser -2.00e-03 · accuracy 75% [not markup]"
+    with TrainingProgress(10, Console(file=out, force_terminal=True, width=50)) as progress:
+        progress.at(5)
+        progress.health(line)
+    shown = out.getvalue()
+    assert "50%" in shown
+    assert all(word in shown for word in line.split())
