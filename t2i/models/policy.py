@@ -82,7 +82,7 @@ class LoraPolicy:
         # Not through diffusers' own renaming: it mixes two spellings in one file, and SD3's loader then drops a part.
         weights = get_peft_model_state_dict(self._bare)
         config = self._bare.peft_config["default"].to_dict()
-        # peft keeps a set, whose order changes from process to process: the same run must give the same file.
+        # peft keeps a set, whose order changes from process to process.
         config["target_modules"] = sorted(config["target_modules"])
         getattr(diffusers, self._family.pipeline).save_lora_weights(
             folder,
