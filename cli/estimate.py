@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,14 +12,7 @@ if TYPE_CHECKING:
     from ..t2i.workload import Workload
     from ..training.cards import Card
 
-_RECIPE_OF_A_NAME = """\
-model: {{path: {name}}}
-data: {{path: groups}}
-method: {{name: diffusion_dpo}}
-training: {{precision: bf16}}
-output: {{folder: run}}
-"""
-_RECIPE = "A YAML recipe, or a name such as sdxl, sd1.5 or sd3.5-medium."
+_RECIPE = "A YAML recipe, a name from `palate recipe list`, or a model such as sdxl, sd1.5 or sd3.5-medium."
 
 
 def estimate_command(
@@ -44,23 +37,39 @@ def estimate_command(
 
 
 def _read(recipe: str, overrides: list[str]) -> tuple[Workload, int]:
-    """The workload of a recipe file or of a known architecture's name, and the pairs of one step."""
+    """The workload of a recipe or of a known architecture's name, and the pairs of one step."""
     from pathlib import Path
-    from tempfile import TemporaryDirectory
 
+    from ..errors import UserError
     from ..t2i.models.architectures import ARCHITECTURES
     from ..t2i.recipe import Recipe
+    from ..t2i.recipes import find_recipe
     from ..t2i.workload import workload_of
-    from ..training.recipe import load_recipe
+    from ..training.order import Shares
+    from ..training.recipe import check_recipe, load_recipe
 
-    with TemporaryDirectory() as folder:
-        file = Path(recipe)
-        if recipe in ARCHITECTURES and not file.exists():
-            file = Path(folder) / f"{recipe}.yaml"
-            file.write_text(_RECIPE_OF_A_NAME.format(name=recipe))
-        settings = load_recipe(file, overrides, Recipe)
+    if recipe in ARCHITECTURES and not Path(recipe).is_file():
+        settings = check_recipe(_recipe_of(recipe), overrides, Recipe, recipe)
+    else:
+        try:
+            file = find_recipe(recipe)
+        except UserError as error:
+            raise UserError(f"{error}; and it counts the models {', '.join(ARCHITECTURES)}") from None
+        settings = load_recipe(file, overrides, Recipe, name=recipe)
+    Shares(settings.training.batch_size, settings.training.micro_batch)  # refuses what `palate train` refuses
     method = settings.method.build(elements=1)
     return workload_of(settings, reference=method.needs_reference), settings.training.batch_size
+
+
+def _recipe_of(architecture: str) -> dict[str, Any]:
+    """The plainest recipe that trains a model."""
+    return {
+        "model": {"path": architecture},
+        "data": {"path": "groups"},
+        "method": {"name": "diffusion_dpo"},
+        "training": {"precision": "bf16"},
+        "output": {"folder": "run"},
+    }
 
 
 def _card_here() -> Card | None:

@@ -40,11 +40,13 @@ def convert_groups(
 
     `limit` takes the first groups only; `on_group(count)` is called as each group passes. An interrupted conversion
     leaves whole shards and goes on with mode="resume". Raises UserError: the folder is in use (see `write_groups`), it
-    is the source itself, or nothing can be converted.
+    is the source itself or lies inside it, or nothing can be converted.
     """
-    source_path = Path(source).resolve()
-    if Path(folder).resolve() in (source_path, *source_path.parents):
+    source_path, target = Path(source).resolve(), Path(folder).resolve()
+    if target in (source_path, *source_path.parents):
         raise UserError(f"{folder} is, or holds, the source itself: name another folder")
+    if source_path.is_dir() and source_path in target.parents:  # what is written would be read as part of the source
+        raise UserError(f"{folder} lies inside the source {source}: name a folder outside (in a recipe: data.cache)")
     log = SkipLog()
     groups: Iterable[Group] = islice(open_groups(source, format, split=split, log=log), limit)
     if verify:
@@ -52,9 +54,15 @@ def convert_groups(
     groups = iter(groups)
     first = next(groups, None)  # before the folder is touched, so that a source with nothing in it leaves no trace
     if first is None:
-        raise UserError(f"nothing to convert in {str(source)!r}: {log.summary() or 'it holds no groups'}")
+        raise UserError(f"nothing to convert in {str(source)!r}: {_why_nothing(log)}")
     written = write_groups(_counted(chain([first], groups), on_group), folder, mode=mode, shard_bytes=shard_bytes)
     return Converted(written, log)
+
+
+def _why_nothing(log: SkipLog) -> str:
+    if not log.total:
+        return "it holds no groups"
+    return f"{log.summary()}; the first is {log.examples[0]}; correct the source, or name its format if it is another"
 
 
 def _counted(groups: Iterable[Group], on_group: Callable[[int], None] | None) -> Iterator[Group]:

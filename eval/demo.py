@@ -35,6 +35,10 @@ from ..training.trackers import read_metrics
 from .compare import Comparison
 from .report import Example, ModelSection, write_report
 
+_MARK = ".palate-demo"
+_MARK_TEXT = "`palate demo` wrote this folder; run again, it empties it first.\n"
+_OURS = {_MARK, "sdxl", "sd3", "report.html", "summary.json"}
+
 Say = Callable[[str], None]
 Advance = Callable[[str, int, int], None]
 
@@ -154,16 +158,30 @@ def demo_recipe(name: str, folder: Path) -> Recipe:
 
 
 def _clear(folder: Path) -> None:
-    """Make room: an earlier demonstration goes, anything else stays and is an error."""
-    ours = {"sdxl", "sd3", "report.html", "summary.json"}
-    if not folder.exists():
-        folder.mkdir(parents=True)
-        return
-    strangers = [path.name for path in folder.iterdir() if path.name not in ours]
-    if strangers:
-        raise UserError(f"{folder} holds other things ({strangers[0]}); give --out a new folder")
-    for path in folder.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    """Make room: an earlier demonstration goes, anything else stays and is an error.
+
+    Names alone prove nothing: people too call folders `sdxl`. The mark does, and it is there before all else, so that a
+    demonstration that was interrupted can be run again.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        there = sorted(path.name for path in folder.iterdir())
+        if there and not _is_marked(folder):
+            raise UserError(f"{folder} is not an earlier demo (it holds {there[0]}); give --out a new or empty folder")
+        if strangers := [name for name in there if name not in _OURS]:
+            raise UserError(f"{folder} holds other things ({strangers[0]}); give --out a new folder")
+        (folder / _MARK).write_text(_MARK_TEXT, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror}; give --out another folder") from None
+    for path in (folder / name for name in there if name != _MARK):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _is_marked(folder: Path) -> bool:
+    try:
+        return (folder / _MARK).read_text(encoding="utf-8") == _MARK_TEXT
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def _counted(items, on_item):

@@ -3,7 +3,7 @@
     python examples/train_sd3_dpo.py --data pairs --output sd3-dpo
     python examples/train_sd3_dpo.py --model tiny-sd3 --data pairs --output out --steps 20 --batch-size 16
 
-No settings are official for flow models. beta, learning rate and LoRA are Flow-Factory's for its DPO on SD3.5, where
+No settings are official for flow models. beta, learning rate and LoRA are Flow-Factory's example's for SD3.5, where
 ten times the rate collapses; 64 pairs a step are Flow-DPO's (arXiv 2501.13918). Times are logit-normal, shifted as the
 checkpoint's scheduler says; both pictures of a pair share time and noise, and beta is the same at all times.
 """
@@ -36,7 +36,7 @@ device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 half = torch.bfloat16 if device.type == "cuda" else None  # frozen weights and arithmetic; the LoRA is float32 always
 checkpoint = find_checkpoint(args.model, family="sd3")
 model = TextToImageModel(checkpoint, half or torch.float32, device)
-method = Method("diffusion_dpo", objective=partial(dpo, beta=2000.0))
+method = Method("diffusion_dpo", objective=partial(dpo, beta=100.0))
 prepared = prepare(model, DataConfig(path=args.data, cache="cache"), method, seed=0)
 torch.manual_seed(0)  # where the LoRA starts; every other draw follows from the task's seed
 policy = LoraPolicy(model.network, checkpoint, LoraSettings(rank=32, alpha=64))

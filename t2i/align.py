@@ -9,10 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..errors import UserError
 from ..training.cards import device_capacity
+from ..training.early_stop import require_metric
 from ..training.loop import train
 from ..training.processes import process_state
-from ..training.run_folder import RunFolder, Summary, require_same_recipe
+from ..training.refuse import refuse_early, require_folder
+from ..training.run_folder import RunFolder, Summary, require_same_data, require_same_recipe
 from ..training.task import sample_path
 from .estimate import flops_per_pair
 from .finish import finish
@@ -20,6 +23,8 @@ from .generate import draw_pictures
 from .grid import save_grid
 from .hub import check_can_push
 from .memory import choose_checkpointing
+from .method import Method
+from .models.architectures import find_architecture, require_side
 from .models.checkpoint import find_checkpoint
 from .models.family import Conditions
 from .models.model import TextToImageModel, require_xformers
@@ -47,13 +52,15 @@ def align(recipe: Recipe, say: Say = print, advance: Advance | None = None) -> S
     if not state.is_main_process:
         say, advance = _ignore, None
     model = open_model(recipe.model, recipe.training.precision, device)
-    _refuse_early(recipe, model)
     method = recipe.method.build(_elements(model, recipe))
+    _refuse_early(recipe, model, method, state.num_processes)
     work = workload_of(recipe, recipe.data.resolution or model.resolution, method.needs_reference)
     recompute = _checkpointing(recipe, work, device)
     # The others find what the main process has encoded.
     with state.main_process_first():
         prepared = prepare(model, recipe.data, method, recipe.training.seed, say, advance)
+        plan = prepared.train
+        require_same_data(RunFolder(Path(recipe.output.folder)), {"hash": plan.data_hash, "groups": len(plan)})
         conditions = _encode_validation(model, recipe)
     policy = make_policy(model, recipe.model, recipe.training.seed)
     network: Any = policy.network
@@ -80,15 +87,40 @@ def align(recipe: Recipe, say: Say = print, advance: Advance | None = None) -> S
     return summary
 
 
-def _refuse_early(recipe: Recipe, model: TextToImageModel) -> None:
+def _refuse_early(recipe: Recipe, model: TextToImageModel, method: Method, processes: int) -> None:
     """What would fail after hours of encoding or training is told before anything is written."""
+    training, folder = recipe.training, Path(recipe.output.folder)
+    if folder.exists() and folder.resolve() == Path(recipe.data.path).expanduser().resolve():
+        raise UserError(f"output.folder {folder} is data.path: a run beside its data; choose another output folder")
     model.checkpoint.require_whole()
+    _refuse_side(recipe, model)
     _ = model.process  # reads the scheduler's config
     require_same_recipe(RunFolder(Path(recipe.output.folder)), recipe.model_dump(mode="json"))
     if recipe.model.attention == "xformers":
         require_xformers()
     if recipe.output.push_to:
         check_can_push(recipe.output.push_to)
+    if training.early_stop:
+        known = validation_numbers(method, model.device) if recipe.data.holdout else ()
+        require_metric(known, training.early_stop)
+    if recipe.data.cache is not None:
+        require_folder(Path(recipe.data.cache).expanduser(), f"data.cache: the folder {recipe.data.cache}")
+    refuse_early(training, folder, processes)
+
+
+def _refuse_side(recipe: Recipe, model: TextToImageModel) -> None:
+    architecture = find_architecture(recipe.model.path, recipe.model.revision)
+    resolution = recipe.data.resolution or model.resolution
+    require_side(architecture, resolution)
+    if recipe.validation.prompts and recipe.training.sample_every:
+        require_side(architecture, resolution, drawing=True)
+
+
+def validation_numbers(method: Method, device: torch.device | str = "cpu") -> set[str]:
+    """The names of a validation's numbers: an objective names the same ones in every call."""
+    nothing = torch.zeros(1, method.fewest, device=device)
+    _, metrics = method.objective(nothing, nothing if method.needs_reference else None, nothing)
+    return {*metrics, "loss"} | ({"temperature"} if method.temperature is not None else set())
 
 
 def open_model(config: ModelConfig, precision: str, device: torch.device | str) -> TextToImageModel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,15 @@ import torch
 
 from ..errors import UserError
 from ..training.processes import process_state
+from .cache import digest
+from .fingerprint import lora_fingerprint, whole_fingerprint
 from .generate import generate
+from .models.architectures import find_architecture, require_side
 from .models.checkpoint import find_checkpoint
 from .models.model import TextToImageModel, quiet
 from .models.sampling import Sampling, sampling_for
+
+_SPARED = "repair it, move it away, or name another --out (its pictures are left alone)"
 
 
 @dataclass(frozen=True)
@@ -63,8 +69,10 @@ def read_prompts(file: Path) -> list[str]:
 def draw_gallery(path: str, wanted: Wanted, folder: Path, advance: Callable[[str, int, int], None]) -> Drawn:
     """Draw each prompt's pictures into `folder` and list them in `images.jsonl`.
 
-    A picture's name depends on all that decides it, so a second run draws only what is missing, and a folder may hold
-    the pictures of many models. Raises UserError for a model, LoRA or setting that cannot be used.
+    A picture's name depends on all that decides it, the bytes of local weights and the precision among them, so a
+    second run draws only what is missing, and a folder may hold the pictures of many models.
+
+    Raises UserError for a model, LoRA or setting that cannot be used, or a manifest that is damaged.
     """
     if not wanted.prompts:
         raise UserError("there is nothing to draw: give --prompt or --prompts")
@@ -73,12 +81,17 @@ def draw_gallery(path: str, wanted: Wanted, folder: Path, advance: Callable[[str
     device = torch.device(process_state().device or "cpu")
     model = TextToImageModel(checkpoint, _dtype(wanted.dtype, device), device)
     sampling = sampling_for(model, wanted.steps, wanted.guidance, wanted.resolution, wanted.batch_size)
-    multiple = model.latent_shape[1] * checkpoint.config(model.family.network).get("patch_size", 1)
-    if sampling.resolution % multiple:
-        raise UserError(f"--resolution must be a multiple of {multiple} pixels, not {sampling.resolution}")
+    if not math.isfinite(sampling.guidance):
+        raise UserError(f"--guidance is {sampling.guidance}; it must be a finite number")
+    require_side(find_architecture(path), sampling.resolution, drawing=True, setting="--resolution")
+    manifest = folder / "images.jsonl"
+    _read_manifest(manifest)  # one that could not be added to is told of before hours of drawing
+    # A path keeps its name when the weights behind it change; the name of what was drawn with them must not.
+    weights = digest(whole_fingerprint(checkpoint), lora_fingerprint(wanted.lora) if wanted.lora else "")
     rows = [
-        {"prompt": prompt, "seed": wanted.seed + i, "model": path, "lora": wanted.lora}
+        {"prompt": prompt, "seed": wanted.seed + i, "model": path, "lora": wanted.lora, "weights": weights}
         | {"steps": sampling.steps, "guidance": sampling.guidance, "resolution": sampling.resolution}
+        | {"dtype": str(model.dtype).removeprefix("torch.")}
         for prompt in wanted.prompts
         for i in range(wanted.images)
     ]
@@ -91,7 +104,6 @@ def draw_gallery(path: str, wanted: Wanted, folder: Path, advance: Callable[[str
         cut = model.count_truncated(list(dict.fromkeys(row["prompt"] for row in missing)))
         _make_folder(folder)
         _draw(model, missing, sampling, pipeline, folder, advance)
-    manifest = folder / "images.jsonl"
     _write_manifest(manifest, rows)
     return Drawn(len(missing), len(rows) - len(missing), manifest, cut)
 
@@ -148,10 +160,28 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
     return getattr(torch, name)
 
 
+def _read_manifest(file: Path) -> list[str]:
+    """The lines of a manifest, an empty list if there is none. Raises UserError for one that is damaged."""
+    try:
+        # Not `splitlines`: a prompt may hold a separator that JSON leaves as it is.
+        lines = [line for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except (UnicodeDecodeError, IsADirectoryError):
+        raise UserError(f"{file} is damaged: it is no text file; {_SPARED}") from None
+    for number, line in enumerate(lines, 1):
+        try:
+            whole = isinstance(json.loads(line), dict)
+        except (ValueError, RecursionError):
+            whole = False
+        if not whole:
+            raise UserError(f"{file} is damaged: line {number} is no JSON object; {_SPARED}")
+    return lines
+
+
 def _write_manifest(file: Path, rows: list[dict[str, Any]]) -> None:
     """Add rows that the manifest does not list yet; whole or not at all."""
-    old = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    lines = list(dict.fromkeys([*old, *(json.dumps(row, ensure_ascii=False) for row in rows)]))
+    lines = list(dict.fromkeys([*_read_manifest(file), *(json.dumps(row, ensure_ascii=False) for row in rows)]))
     part = file.with_suffix(".part")
     part.write_text("\n".join(lines) + "\n", encoding="utf-8")
     part.replace(file)

@@ -19,9 +19,9 @@ from ..datasets.store import GroupStore
 from ..errors import UserError
 from .batches import PROMPTS_AT_ONCE, pictures_at_once
 from .cache import TensorCache, digest
+from .fingerprint import fingerprint
 from .framing import View, draw_view, frame
 from .method import Method
-from .models.checkpoint import Checkpoint
 from .models.model import TextToImageModel
 from .plan import Entry, Plan, make_plan, picture_bytes
 from .recipe import DataConfig
@@ -74,9 +74,11 @@ def prepare(
     if data.cache is None:
         _say_truncated(model, plan.prompts(), say)
         return Prepared(train, held_out, LiveSource(store, model, resolution), resolution, views)
+    family = model.family
+    # The encoders' precision is part of the keys: float32 must not read what bfloat16 has left.
     keys = EncodingKeys(
-        fingerprint(model.checkpoint, ("vae",)),
-        fingerprint(model.checkpoint, model.family.text_encoders),
+        digest(fingerprint(model.checkpoint, ("vae",)), str(model.vae_dtype)),
+        digest(fingerprint(model.checkpoint, (*family.text_encoders, *family.tokenizers)), str(model.dtype)),
         resolution,
         data.cache_dtype,
     )
@@ -94,10 +96,11 @@ def open_store(data: DataConfig, say: Say) -> GroupStore:
     if format == "parquet":
         return GroupStore(data.path, data.split)
     source = Path(data.path)
-    stamp = str(source.stat().st_mtime_ns) if source.exists() else "hub"
-    name = digest("groups", str(source.resolve()), format, data.split or "", stamp)
+    name = digest("groups", str(source.resolve()), format, data.split or "", _stamp(source))
     folder = Path(data.cache or "cache").expanduser() / "groups" / name
-    if not folder.is_dir() or is_unfinished(folder):
+    if folder.is_dir() and not is_unfinished(folder):
+        say(f"reading the copy of {data.path} in {folder}")
+    else:
         say(f"converting {data.path} ({format}) to {folder}")
         # Whether pictures are sound is looked at when the plan is made: one pass less over them.
         converted = convert_groups(
@@ -113,6 +116,16 @@ def open_store(data: DataConfig, say: Say) -> GroupStore:
             for skipped in converted.skipped.examples[:5]:
                 say(f"  {skipped}")
     return GroupStore(folder)
+
+
+def _stamp(source: Path) -> str:
+    """Changes with the names, sizes and times of a source's files, in all its folders; a hub id has none."""
+    if source.is_dir():
+        files = sorted(path for path in source.rglob("*") if path.is_file())
+    else:
+        files = [source] if source.exists() else []
+    seen = ((str(file.relative_to(source)), file.stat()) for file in files)
+    return digest(*(f"{name} {state.st_size} {state.st_mtime_ns}" for name, state in seen))
 
 
 def split_by_prompt(plan: Plan, share: float) -> tuple[Plan, Plan | None]:
@@ -141,26 +154,6 @@ def _report(plan: Plan, log: SkipLog, method: Method, say: Say) -> None:
             say(f"  {skipped}")
     if plan.rankings:
         say(f"{plan.rankings} groups have more than two candidates: {method.name} takes the best against the worst")
-
-
-def fingerprint(checkpoint: Checkpoint, parts: tuple[str, ...]) -> str:
-    """A hash of which weights a checkpoint's parts hold: hub id and revision, or the files' own bytes at both ends."""
-    folder = Path(checkpoint.path).expanduser()
-    if not folder.is_dir():
-        return digest(checkpoint.path, checkpoint.revision or "", *parts)
-    found = []
-    for file in sorted(file for part in parts for file in (folder / part).glob("*") if file.is_file()):
-        found += [file.name, _ends(file)]
-    return digest(*found)
-
-
-def _ends(file: Path, length: int = 1 << 20) -> bytes:
-    """A file's size, first and last megabyte: weights that differ differ there, and T5 is not read whole."""
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        head = stream.read(length)
-        stream.seek(max(0, size - length))
-        return size.to_bytes(8, "little") + head + stream.read()
 
 
 def _encode_prompts(

@@ -16,7 +16,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 class ModelConfig(BaseModel):
     """The checkpoint to align."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     path: str = Field(description="a diffusers folder, a hub id, or tiny-sdxl / tiny-sd3")
     family: str | None = Field(default=None, description="checked against the checkpoint when given")
     revision: str | None = None
@@ -33,7 +33,7 @@ class ModelConfig(BaseModel):
 class DataConfig(BaseModel):
     """The preference groups and how their pictures are framed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     path: str = Field(description="groups in any format that `palate data convert` reads, or a hub id")
     format: str = "auto"
     split: str | None = None
@@ -55,7 +55,7 @@ class DataConfig(BaseModel):
 class ValidationConfig(BaseModel):
     """Pictures drawn before and during training, from the same prompts and seeds each time."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     prompts: tuple[str, ...] = ()
     seed: int = Field(default=0, ge=0, lt=2**32)
     steps: int | None = Field(default=None, ge=1, description="sampling steps; None: the family's default")
@@ -66,7 +66,7 @@ class ValidationConfig(BaseModel):
 class OutputConfig(BaseModel):
     """The run folder and what is made of the result."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     folder: str
     kohya: bool = Field(default=True, description="write the LoRA in kohya's and ComfyUI's key layout too")
     push_to: str | None = Field(default=None, description="hub repository owner/name")
@@ -75,7 +75,7 @@ class OutputConfig(BaseModel):
 class Recipe(BaseModel):
     """One alignment run."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     model: ModelConfig
     data: DataConfig
     method: Annotated[MethodConfig, Field(discriminator="name")]

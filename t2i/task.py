@@ -104,16 +104,17 @@ class AlignmentTask:
         plan = self.prepared.held_out
         if plan is None:
             return {}
-        sums: dict[str, list[float]] = {}
+        sums: dict[str, list[tuple[float, float]]] = {}
         for start in range(0, len(plan), self.micro_batch):
             indices = range(start, min(len(plan), start + self.micro_batch))
             visits = [Visit(_HELD_OUT_POSITIONS + i, i) for i in indices]
             batch = self.collate([self._item(plan, visit, dropout=False) for visit in visits])
             loss, metrics = self.loss(_to(batch, self.model.device))
+            weights = {"accuracy": float(metrics["accuracy_count"])}  # it is over the groups that are no ties
             for name, value in {**metrics, "loss": loss}.items():
-                sums.setdefault(name, []).extend([float(value)] * len(visits))
-        finite = {name: [v for v in values if v == v] for name, values in sums.items()}
-        return {name: sum(values) / len(values) for name, values in finite.items() if values}
+                sums.setdefault(name, []).append((float(value), weights.get(name, len(visits))))
+        finite = {name: [(v, w) for v, w in values if v == v] for name, values in sums.items()}
+        return {name: sum(v * w for v, w in rows) / sum(w for _, w in rows) for name, rows in finite.items() if rows}
 
     def sample(self, folder: Path, step: int) -> None:
         """Draw the validation prompts' pictures into one grid."""

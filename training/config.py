@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     BaseModel,
@@ -15,14 +15,17 @@ from pydantic import (
     model_validator,
 )
 
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+_STRICT = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
 
 class OptimizerConfig(BaseModel):
     """Which optimizer, and its constants; `betas` and `eps` are AdamW's, Adafactor has none of them."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = _STRICT
 
     name: Literal["adamw", "adafactor", "adamw8bit"] = "adamw"
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     weight_decay: NonNegativeFloat = 0.01
     eps: PositiveFloat = 1e-8
 
@@ -30,7 +33,7 @@ class OptimizerConfig(BaseModel):
 class EarlyStopConfig(BaseModel):
     """Stop when a held-out number has not improved for `patience` validations."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = _STRICT
 
     metric: str
     patience: PositiveInt = 5
@@ -40,7 +43,7 @@ class EarlyStopConfig(BaseModel):
 class TrainingConfig(BaseModel):
     """How to train; `null` for an interval means never."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = _STRICT
 
     steps: PositiveInt = 1000
     """Optimizer steps."""

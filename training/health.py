@@ -14,7 +14,7 @@ _FEWEST = 5
 _PATIENCE = 200  # steps that a healthy run may sit at loss 0.69
 
 ONLY_LOSER = (
-    "only the loser gets worse: the margin grows, but the winner is drawn worse than by the reference too; "
+    "the margin grows only because the loser gets worse: the winner is explained no better than by the reference; "
     "lower training.learning_rate, stop earlier, or use a method with a winner anchor"
 )
 SATURATED = "sigmoid saturated: the mean gradient factor is below 0.05, so hardly anything is learned; lower beta"
@@ -37,12 +37,6 @@ def warnings(rows: Sequence[Row], warmup_steps: int = 0) -> list[str]:
         OVERFLOWS: _mean(recent, "skipped") > 0.5,
     }
     return [text for text, holds in rules.items() if holds]
-
-
-def fresh_warnings(rows: Sequence[Row], warmup_steps: int = 0) -> list[str]:
-    """The warnings that the newest row brought, so that each is said once and again only after it had gone."""
-    before = warnings(rows[:-1], warmup_steps)
-    return [text for text in warnings(rows, warmup_steps) if text not in before]
 
 
 def require_finite(rows: Sequence[Row], first_step: int, precision: str, batch_size: int) -> None:
@@ -108,7 +102,7 @@ def _clearly_negative(values: list[float]) -> bool:
 def _only_loser(rows: Sequence[Row]) -> bool:
     half = len(rows) // 2
     grows = _mean(rows, "margin") > 0 and _mean(rows[:half], "margin") < _mean(rows[half:], "margin")
-    return grows and all(_clearly_negative(_values(rows, key)) for key in ("winner_gain", "loser_gain"))
+    return grows and _clearly_negative(_values(rows, "loser_gain")) and _mean(rows, "winner_gain") <= 0
 
 
 def _nothing_moves(rows: Sequence[Row]) -> bool:

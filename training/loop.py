@@ -28,6 +28,7 @@ from .optimizers import learning_rate, set_learning_rate
 from .order import MicroBatches, Shares
 from .processes import anywhere, on_main, start_accelerator
 from .progress import TrainingProgress
+from .refuse import refuse_early
 from .run import Run, prepared, restore, store
 from .run_folder import RunFolder, Summary
 from .seeds import mix, seed_everything
@@ -49,6 +50,7 @@ def train(task: Task, config: TrainingConfig, folder: Path, *, recipe: dict[str,
     is not finite; the last good checkpoint is kept.
     """
     accelerator = start_accelerator(config)
+    refuse_early(config, folder, accelerator.num_processes)
     shares = Shares(config.batch_size, config.micro_batch, accelerator.num_processes)
     trained_parameters(task.network)  # refuses before anything is written
     with ExitStack() as stack:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch.nn import Parameter
@@ -22,18 +23,29 @@ def make_optimizer(parameters: list[Parameter], config: TrainingConfig) -> torch
         # scales it by each weight's size, so that the paper's rates would mean something else.
         return Adafactor(parameters, lr=rate, weight_decay=decay, scale_parameter=False, relative_step=False)
     if chosen.name == "adamw8bit":
-        try:
-            from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
-        except ImportError as error:
-            raise UserError(
-                "training.optimizer.name adamw8bit needs bitsandbytes, which is not installed; "
-                "pip install 'palate[cuda]', or choose adamw or adafactor"
-            ) from error
-        return AdamW8bit(parameters, lr=rate, betas=chosen.betas, eps=chosen.eps, weight_decay=decay)
+        kind = _adamw8bit()
+        return kind(parameters, lr=rate, betas=chosen.betas, eps=chosen.eps, weight_decay=decay)
     fused = parameters[0].device.type in ("cuda", "cpu")  # on a CPU it takes a sixth of the time for many small weights
     return torch.optim.AdamW(
         parameters, lr=rate, betas=chosen.betas, eps=chosen.eps, weight_decay=decay, fused=fused or None
     )
+
+
+def require_optimizer(config: TrainingConfig) -> None:
+    """Raise UserError if the configured optimizer is not installed."""
+    if config.optimizer.name == "adamw8bit":
+        _adamw8bit()
+
+
+def _adamw8bit() -> Any:
+    try:
+        from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise UserError(
+            "training.optimizer.name adamw8bit needs bitsandbytes, which is not installed; "
+            "pip install 'palate[cuda]', or choose adamw or adafactor"
+        ) from error
+    return AdamW8bit
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:

@@ -41,12 +41,13 @@ def start_accelerator(config: TrainingConfig) -> Accelerator:
     ]
     # Left to itself, accelerate takes a number from `accelerate launch` and divides the loss by it once more.
     once = GradientAccumulationPlugin(num_steps=1)
-    cpu = _only_cpu()
-    if cpu and config.precision == "fp16":  # accelerate would train in float32 and not say so
-        raise UserError("training.precision fp16 needs a GPU; use bf16 or no")
+    require_precision(config.precision)
     try:
         accelerator = Accelerator(
-            mixed_precision=config.precision, cpu=cpu, kwargs_handlers=handlers, gradient_accumulation_plugin=once
+            mixed_precision=config.precision,
+            cpu=_only_cpu(),
+            kwargs_handlers=handlers,
+            gradient_accumulation_plugin=once,
         )
     except ValueError as error:
         raise UserError(f"training.precision {config.precision} does not work here: {error}; use bf16 or no") from error
@@ -57,6 +58,12 @@ def start_accelerator(config: TrainingConfig) -> Accelerator:
     if accelerator.num_processes > 1:
         atexit.register(accelerator.state.destroy_process_group)
     return accelerator
+
+
+def require_precision(precision: str) -> None:
+    """Raise UserError if the machine cannot train in `precision`."""
+    if precision == "fp16" and _only_cpu():  # accelerate would train in float32 and not say so
+        raise UserError("training.precision fp16 needs a GPU; use bf16 or no")
 
 
 def on_main(accelerator: Accelerator, work: Callable[[], Value]) -> Value:

@@ -45,18 +45,23 @@ _Loader.add_implicit_resolver(
 )
 
 
-def load_recipe(path: str | Path, overrides: list[str], schema: type[Model]) -> Model:
+def load_recipe(path: str | Path, overrides: list[str], schema: type[Model], name: str | None = None) -> Model:
     """The recipe at `path` with `a.b=value` overrides, each value read as YAML, as a `schema`.
 
-    Raises UserError, in one line, for anything wrong with the file, an override, a key or a value.
+    Raises UserError, in one line, for anything wrong with the file, an override, a key or a value; it calls the recipe
+    `name` where the user typed another one than the path.
     """
-    values = _read(Path(path))
+    return check_recipe(_read(Path(path)), overrides, schema, name or str(path))
+
+
+def check_recipe(values: dict[str, Any], overrides: list[str], schema: type[Model], name: str) -> Model:
+    """As `load_recipe`, for `values` that are not from a file; `name` is what a UserError calls them."""
     for override in overrides:
         _override(values, override)
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        raise UserError(_first_fault(error, schema, str(path))) from None
+        raise UserError(_first_fault(error, schema, name)) from None
 
 
 def dump_recipe(recipe: BaseModel | dict[str, Any]) -> str:

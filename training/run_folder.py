@@ -1,6 +1,6 @@
 """The run folder: where things lie, and whether a run may go on in one that is there already.
 
-recipe.yaml  environment.json  metrics.jsonl  tensorboard/  samples/  checkpoints/  final/  summary.json
+recipe.yaml  data.json  environment.json  metrics.jsonl  tensorboard/  samples/  checkpoints/  final/  summary.json
 """
 
 from __future__ import annotations
@@ -71,6 +71,10 @@ class RunFolder:
         return self.path / "recipe.yaml"
 
     @property
+    def data(self) -> Path:
+        return self.path / "data.json"
+
+    @property
     def environment(self) -> Path:
         return self.path / "environment.json"
 
@@ -130,6 +134,22 @@ def require_same_recipe(folder: RunFolder, recipe: dict[str, Any]) -> dict[str, 
                 "or give the stored values to resume that run"
             )
     return stored
+
+
+def require_same_data(folder: RunFolder, data: dict[str, Any]) -> None:
+    """Keep what a run's data is (`hash`, `groups`, ...); raise UserError if the folder's run began with other data."""
+    try:
+        stored = json.loads(folder.data.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # `create` says what a file in the way is
+        stored = None
+    if not isinstance(stored, dict):
+        create(folder.path)
+        write_json(folder.data, data)
+    elif stored.get("hash") != data["hash"]:
+        raise UserError(
+            f"{folder.path} holds a run on other data ({stored.get('groups')} groups then, {data['groups']} now, or "
+            "other pictures or labels); choose another output folder, or bring the old data back to resume that run"
+        )
 
 
 def read_summary(folder: RunFolder) -> Summary | None:

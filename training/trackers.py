@@ -96,9 +96,7 @@ class TensorBoard:
     """Event files in `tensorboard/`; on resume the viewer drops the steps that are done again."""
 
     def __init__(self, folder: Path, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+        self._writer: Any = _summary_writer()(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
 
     def log(self, row: Row) -> None:
         for tag, value in _tagged(row).items():
@@ -121,16 +119,11 @@ class WeightsAndBiases:
     """One W&B run for the run folder, however often it is resumed."""
 
     def __init__(self, folder: Path, recipe: dict[str, Any]) -> None:
-        try:
-            import wandb  # pyright: ignore[reportMissingImports]
-        except ImportError as error:
-            raise UserError(
-                "training.trackers has wandb, which is not installed; pip install 'palate[wandb]', or leave it out"
-            ) from error
+        wandb = _wandb()
         name = folder / "wandb_id.txt"
         if not name.exists():
             write_text(name, uuid.uuid4().hex[:12])
-        self._wandb: Any = wandb
+        self._wandb = wandb
         self._run: Any = wandb.init(
             project="palate", name=folder.name, dir=str(folder), id=name.read_text(), resume="allow", config=recipe
         )
@@ -153,6 +146,34 @@ def open_trackers(names: tuple[str, ...], folder: Path, step: int, recipe: dict[
     if "wandb" in names:
         opened.append(WeightsAndBiases(folder, recipe))
     return opened
+
+
+def require_trackers(names: tuple[str, ...]) -> None:
+    """Raise UserError if one of the configured trackers is not installed."""
+    if "tensorboard" in names:
+        _summary_writer()
+    if "wandb" in names:
+        _wandb()
+
+
+def _summary_writer() -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UserError(
+            "training.trackers has tensorboard, which is not installed; pip install tensorboard, or leave it out"
+        ) from error
+    return SummaryWriter
+
+
+def _wandb() -> Any:
+    try:
+        import wandb  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise UserError(
+            "training.trackers has wandb, which is not installed; pip install 'palate[wandb]', or leave it out"
+        ) from error
+    return wandb
 
 
 def _tagged(row: Row) -> dict[str, float]:

@@ -28,6 +28,7 @@ class Writer:
         for tracker in self._trackers:
             self._stack.callback(tracker.close)
         self.progress = TrainingProgress(config.steps)
+        self._said: set[str] = set()  # each warning once a start: what is wrong seldom goes away by itself
 
     def __enter__(self) -> Writer:
         self._stack.enter_context(self.progress)
@@ -42,8 +43,10 @@ class Writer:
         """The means of the steps since the last log line."""
         self._log(row)
         self.progress.health(health.health_line(row, self._config.steps))
-        for text in health.fresh_warnings(self.metrics.training, self._config.warmup_steps):
-            self.progress.warn(text)
+        for text in health.warnings(self.metrics.training, self._config.warmup_steps):
+            if text not in self._said:
+                self.progress.warn(text)
+                self._said.add(text)
 
     def validation(self, step: int, numbers: dict[str, float]) -> bool:
         """Held-out numbers; whether they say that it is time to stop."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class DiffusionDPO(BaseModel):
     """The recipe's `method` section for Diffusion-DPO."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     name: Literal["diffusion_dpo"] = "diffusion_dpo"
     beta: float = Field(
         default=5000.0, gt=0, description="the paper's value; beta / 2 multiplies the margin (KTO: beta)"

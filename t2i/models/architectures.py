@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import lcm
 from typing import Any
 
 from ...errors import UserError
@@ -54,6 +55,7 @@ class Architecture:
 
 
 _CLIP_TOKENS = 77
+_UNET_PIPELINE_MULTIPLE = 8  # diffusers checks for it in `check_inputs` of SD and SDXL
 _T5_TOKENS = 256  # `sd3.py` encodes this many; the sampler's pipeline does too
 
 _SD_BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000}
@@ -324,15 +326,36 @@ def read_architecture(checkpoint: Checkpoint) -> Architecture:
 def latent_shape(architecture: Architecture, resolution: int) -> tuple[int, int, int]:
     """`(C, h, w)` of a square picture's latents.
 
-    Raises UserError where the autoencoder and the network cannot divide the picture's side.
+    Raises UserError where `require_side` does.
     """
     network = architecture.network.config
-    levels = architecture.vae.config["block_out_channels"] if architecture.vae else range(4)
-    factor = 2 ** (len(levels) - 1)
-    patch = 2 if architecture.family == "flux" else network.get("patch_size", 1)
-    if resolution < 1 or resolution % (factor * patch):
-        raise UserError(
-            f"data.resolution is {resolution}, but {architecture.name} takes multiples of {factor * patch} pixels"
-        )
+    require_side(architecture, resolution)
+    factor = _pixels_per_latent(architecture)
     channels = network["in_channels"] // 4 if architecture.family == "flux" else network.get("in_channels", 4)
     return channels, resolution // factor, resolution // factor
+
+
+def require_side(
+    architecture: Architecture, resolution: int, drawing: bool = False, setting: str = "data.resolution"
+) -> None:
+    """Raise UserError, in terms of `setting`, unless pictures of `resolution` pixels a side can be had.
+
+    The network must be able to cut their latents into patches, and to tell where each patch lies. `drawing` adds what
+    diffusers' pipelines ask for: those with a UNet take multiples of 8 pixels, whatever the autoencoder does.
+    """
+    network, factor = architecture.network.config, _pixels_per_latent(architecture)
+    patch = 2 if architecture.family == "flux" else network.get("patch_size", 1)
+    multiple = smallest = factor * patch
+    if drawing and architecture.network.kind == "UNet2DConditionModel":
+        multiple = lcm(multiple, _UNET_PIPELINE_MULTIPLE)
+    if resolution < 1 or resolution % multiple:
+        doing = "draws" if drawing else "takes"
+        raise UserError(f"{setting} is {resolution}, but {architecture.name} {doing} multiples of {multiple} pixels")
+    positions = network.get("pos_embed_max_size")  # SD3's: so many patches a side have a position
+    if positions and resolution > (largest := positions * smallest):
+        raise UserError(f"{setting} is {resolution}, but {architecture.name} takes at most {largest} pixels")
+
+
+def _pixels_per_latent(architecture: Architecture) -> int:
+    levels = architecture.vae.config["block_out_channels"] if architecture.vae else range(4)
+    return 2 ** (len(levels) - 1)

@@ -16,6 +16,7 @@ from .sdxl import SDXL
 
 FAMILIES: dict[str, Family] = {family.name: family for family in (SD1, SD2, SDXL, SD3)}
 BUILT_IN = {"tiny-sdxl": "sdxl", "tiny-sd3": "sd3"}  # shipped in palate/t2i/tiny
+_VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("spiece.model",))  # fast, CLIP's, T5's
 _SD2_TEXT_WIDTH = 1024  # SD2's cross attention reads OpenCLIP-H (1024); SD1's reads CLIP-L (768)
 
 
@@ -50,6 +51,8 @@ class Checkpoint:
             return
         for part in ("vae", self.family.network, *filter(self.has, self.family.text_encoders)):
             require_whole_weights(folder / part)
+        for part in filter(self.has, self.family.tokenizers):
+            _require_vocabulary(folder / part)
 
     def has(self, part: str) -> bool:
         """Whether the checkpoint holds a part; SD3 may come without its third text encoder."""
@@ -114,6 +117,13 @@ def require_whole_weights(folder: Path) -> None:
             raise UserError(f"{file} is damaged: its first bytes are no safetensors header; copy it again")
         if size != expected:
             raise UserError(f"{file} is cut short or damaged: {size} bytes instead of {expected}; copy it again")
+
+
+def _require_vocabulary(folder: Path) -> None:
+    """transformers opens a tokenizer without its words and says nothing; every word is then the unknown one."""
+    if not any(all((folder / name).is_file() for name in names) for names in _VOCABULARIES):
+        known = ", ".join(" with ".join(names) for names in _VOCABULARIES)
+        raise UserError(f"{folder} holds no vocabulary (one of {known}); copy it again")
 
 
 def _shards(index: Path) -> set[str]:

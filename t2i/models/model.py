@@ -68,12 +68,15 @@ class TextToImageModel:
         wanted = {*self.family.text_encoders, *self.family.tokenizers}
         return self._load_pipeline(wanted, self.dtype)
 
+    @property
+    def vae_dtype(self) -> torch.dtype:
+        """The autoencoder's precision. SDXL's overflows in float16, which `force_upcast` in its config says."""
+        return torch.float32 if self.checkpoint.config("vae").get("force_upcast", True) else self.dtype
+
     @cached_property
     def vae(self) -> AutoencoderKL:
-        """The autoencoder, frozen. SDXL's overflows in float16, which `force_upcast` in its config says."""
-        upcast = self.checkpoint.config("vae").get("force_upcast", True)
-        vae = self._load_part(AutoencoderKL, "vae", torch.float32 if upcast else self.dtype)
-        return vae.requires_grad_(False).eval()
+        """The autoencoder, frozen."""
+        return self._load_part(AutoencoderKL, "vae", self.vae_dtype).requires_grad_(False).eval()
 
     @cached_property
     def network(self) -> nn.Module:

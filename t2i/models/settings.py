@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class LoraSettings(BaseModel):
     """Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685): W + (alpha / rank) B A."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     rank: int = Field(default=16, ge=1)
     alpha: float | None = Field(default=None, gt=0, description="None: equal to the rank, a scale of 1")
     dropout: float = Field(default=0.0, ge=0, lt=1)
@@ -20,7 +20,7 @@ class LoraSettings(BaseModel):
 class ReferenceSettings(BaseModel):
     """Where the frozen copy of a full fine-tuning lives; LoRA needs none."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     dtype: Literal["same", "bfloat16", "float16"] = "same"
     device: Literal["same", "cpu"] = Field(
         default="same", description="cpu: moved over for each reference pass and back"

@@ -35,6 +35,18 @@ def recipe_file(name: str) -> Path:
     return found[wanted]
 
 
+def find_recipe(name: str) -> Path:
+    """The file that a user means: one of the disk, or a shipped recipe by its name.
+
+    Raises UserError for a name that is neither; a path that is not there is left to its reader.
+    """
+    file = Path(name)
+    is_name = any(recipe.name == name for recipe in shipped()) and not file.is_file()  # a run folder may bear it too
+    if not is_name and (file.exists() or file.suffix in (".yaml", ".yml") or len(file.parts) > 1):
+        return file
+    return recipe_file(name)
+
+
 def copy_recipe(name: str, target: Path | None = None) -> Path:
     """Write a shipped recipe to `target`, or to its own name in the working folder.
 

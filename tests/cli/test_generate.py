@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from palate.cli import main
 from palate.t2i.models.checkpoint import find_checkpoint
@@ -105,6 +107,57 @@ def test_a_lora_changes_the_pictures(generate, loras):
     assert plain != changed
 
 
+def drawn_anew(err: str) -> bool:
+    """Whether the one picture was drawn, not found."""
+    said = err.splitlines()[-1]
+    assert said.startswith(("1 pictures drawn, 0 were there", "0 pictures drawn, 1 were there")), said
+    return said.startswith("1")
+
+
+def test_other_weights_at_the_same_path_give_other_pictures(generate, loras):
+    model = Path(shutil.copytree(find_checkpoint("tiny-sdxl").path, "model"))
+    lora = Path(shutil.copytree(loras / "sdxl", "lora"))
+    command = (model, "-p", "a", "--lora", lora, *QUICK)
+    for file in (None, lora / "pytorch_lora_weights.safetensors", model / "unet/diffusion_pytorch_model.safetensors"):
+        if file:
+            weights = {name: tensor.mul(1.5) for name, tensor in load_file(file).items()}
+            save_file(weights, file, {"format": "pt"})
+        assert drawn_anew(generate(*command)[2])
+        assert not drawn_anew(generate(*command)[2])
+    assert len({Path("generated", row["image"]).read_bytes() for row in rows()}) == 3
+    assert drawn_anew(generate(*command[:-2], "--lora", lora / "pytorch_lora_weights.safetensors", *QUICK)[2])
+    assert drawn_anew(generate(*command, "--dtype", "bfloat16")[2])
+    assert [row["dtype"] for row in rows()] == ["float32"] * 4 + ["bfloat16"]
+
+
+def test_an_old_manifest_is_added_to(generate):
+    Path("generated").mkdir()
+    old = json.dumps({"prompt": "a\u2028b", "seed": 0, "model": "tiny-sdxl", "image": "x.png"}, ensure_ascii=False)
+    Path("generated/images.jsonl").write_text(old + "\n", encoding="utf-8")
+    assert generate("tiny-sdxl", "-p", "a", *QUICK)[0] == 0
+    lines = Path("generated/images.jsonl").read_text("utf-8").split("\n")
+    assert (lines[0], len(lines)) == (old, 3)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"\xff\xfe\x00", "it is no text file"),
+        (b'{"prompt": "a"}\n{"pro', "line 2 is no JSON object"),
+        (b"[1]\n", "line 1 is no JSON object"),
+    ],
+)
+def test_a_damaged_manifest_is_told_before_anything_is_drawn(generate, monkeypatch, content, told):
+    monkeypatch.setattr(TextToImageModel, "decode", lambda *_: pytest.fail("drawn"))
+    Path("generated").mkdir()
+    Path("generated/images.jsonl").write_bytes(content)
+    code, _, err = generate("tiny-sdxl", "-p", "a", *QUICK)
+    assert code == 2
+    assert err.splitlines()[-1].startswith(f"palate: generated/images.jsonl is damaged: {told}; repair it, ")
+    assert [path.name for path in Path("generated").iterdir()] == ["images.jsonl"]
+    assert Path("generated/images.jsonl").read_bytes() == content
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -117,8 +170,11 @@ def test_a_lora_changes_the_pictures(generate, loras):
         (["nobody/nothing", "-p", "a"], "the Hugging Face hub cannot be reached"),
         (["empty.txt", "-p", "a"], "empty.txt is a file; palate takes a diffusers folder"),
         (["tiny-sdxl", "-p", "a", "--dtype", "int8"], "--dtype is 'int8'; it is auto, float32, bfloat16 or float16"),
-        (["tiny-sdxl", "-p", "a", "--resolution", 34], "--resolution must be a multiple of 4 pixels, not 34"),
-        (["tiny-sd3", "-p", "a", "--resolution", 36], "--resolution must be a multiple of 8 pixels, not 36"),
+        (["tiny-sdxl", "-p", "a", "--resolution", 34], "--resolution is 34, but tiny-sdxl draws multiples of 8 pixels"),
+        (["tiny-sd3", "-p", "a", "--resolution", 36], "--resolution is 36, but tiny-sd3 draws multiples of 8 pixels"),
+        (["tiny-sdxl", "-p", "a", "--resolution", 20], "--resolution is 20, but tiny-sdxl draws multiples of 8 pixels"),
+        (["tiny-sd3", "-p", "a", "--resolution", 640], "--resolution is 640, but tiny-sd3 takes at most 128 pixels"),
+        (["tiny-sdxl", "-p", "a", "--guidance", "nan"], "--guidance is nan; it must be a finite number"),
         (["tiny-sdxl", "-p", "a", "--lora", "absent"], "the LoRA absent cannot be loaded into "),
         (["tiny-sdxl", "-p", "a", "--lora", "damaged"], "the LoRA damaged cannot be loaded into "),
         (["tiny-sdxl", "-p", "a", "--lora", "loras/sd3"], "the LoRA loras/sd3 holds no layer of "),

@@ -98,6 +98,16 @@ def test_a_recipe_that_cannot_be_read(train, tmp_path):
     refused(train("recipe.yaml"), "recipe recipe.yaml is not a text file in UTF-8")
 
 
+def test_a_shipped_recipe_by_its_name(train, monkeypatch):
+    seen: list[Any] = []
+    monkeypatch.setattr("palate.t2i.align.align", lambda recipe, *_: seen.append(recipe) or summary(True))
+    refused(train("tiny-sdxl-dpo", "training.stesp=1"), "recipe tiny-sdxl-dpo: unknown key `training.stesp`")
+    refused(train("tiny-sdlx-dpo"), "there is no recipe tiny-sdlx-dpo; did you mean tiny-sdxl-dpo?")
+    Path("tiny-sdxl-dpo").mkdir()  # a run folder may bear the recipe's name
+    assert train("tiny-sdxl-dpo", "training.steps=7")[0] == 0
+    assert (seen[0].model.path, seen[0].training.steps) == ("tiny-sdxl", 7)
+
+
 def summary(finished: bool) -> Summary:
     return Summary(folder=Path("run"), step=3, finished=finished)
 

@@ -85,3 +85,21 @@ def test_converting_twice_changes_nothing(source, tmp_path):
     convert_groups(source, tmp_path / "one")
     convert_groups(tmp_path / "one", tmp_path / "two")
     assert list(read_groups(tmp_path / "one")) == list(read_groups(tmp_path / "two"))
+
+
+def test_a_set_is_never_written_into_its_source(source):
+    before = sorted(source.rglob("*"))
+    for inside in (source / "out", source / "deep" / "out"):
+        with pytest.raises(UserError, match="out lies inside the source .*: name a folder outside"):
+            convert_groups(source, inside)
+    assert sorted(source.rglob("*")) == before
+
+
+def test_where_no_row_is_sound_the_first_is_named(tmp_path, picture):
+    (tmp_path / "a.jpg").write_bytes(picture(0, 64, 64, "JPEG"))
+    row = {"prompt": "p", "images": ["a.jpg", "a.jpg"], "labels": [1.0, float("nan")]}
+    (tmp_path / "t.jsonl").write_text("\n".join([json.dumps(row)] * 8))
+    told = r"8 bad row; the first is t.jsonl:1: bad row \(.* has a label that is not finite: \[1.0, nan\]\); correct"
+    with pytest.raises(UserError, match=told):
+        convert_groups(tmp_path / "t.jsonl", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -47,6 +47,47 @@ def test_small_demo_writes_report_and_summary(tmp_path, monkeypatch):
     assert (tmp_path / "demo" / "thesis.txt").read_text() == "mine"
 
 
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_folder_of_the_users_is_never_emptied(tmp_path, monkeypatch):
+    monkeypatch.setattr("palate.eval.demo.demonstrate", lambda *_: pytest.fail("it began"))
+    models = tmp_path / "models"
+    (models / "sdxl").mkdir(parents=True)
+    (models / "sdxl" / "my.safetensors").write_text("mine")
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "report.html").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    before = contents(tmp_path)
+    for name, told in (
+        ("models", r"models is not an earlier demo \(it holds sdxl\); give --out a new or empty folder"),
+        ("reports", r"reports is not an earlier demo \(it holds report.html\)"),
+        ("file", "file cannot be written: File exists; give --out another folder"),
+        ("file/demo", "file/demo cannot be written: Not a directory"),
+    ):
+        with pytest.raises(UserError, match=told):
+            run_demo(tmp_path / name, say, advance, ("sd3",), SMALL)
+    assert contents(tmp_path) == before
+
+
+def test_an_interrupted_demo_starts_anew(tmp_path, monkeypatch):
+    class StopError(Exception):
+        pass
+
+    def begin(family, folder, *_):
+        assert not folder.exists()  # what the earlier one left is gone
+        folder.mkdir()
+        (folder / "half").write_text("half")
+        raise StopError
+
+    monkeypatch.setattr("palate.eval.demo.demonstrate", begin)
+    (tmp_path / "demo").mkdir()  # an empty folder will do
+    for _ in range(2):
+        with pytest.raises(StopError):
+            run_demo(tmp_path / "demo", say, advance, ("sd3",), SMALL)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("family", ["sdxl", "sd3"])

@@ -226,6 +226,27 @@ def test_the_command_prints_numbers_and_answers_again_from_its_cache(monkeypatch
     assert "the run fits, gradient checkpointing off" in text
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["sdxl", "training.batch_size=0"], "recipe sdxl: `training.batch_size` is 0, but "),
+        (["sdxl", "training.batch_size=7", "training.micro_batch=2"], "training.batch_size 7 is not a multiple of 2"),
+        (["tiny-sdxl-dpo", "training.stesp=0"], "recipe tiny-sdxl-dpo: unknown key `training.stesp`"),
+        (["tiny-sdlx-dpo"], "there is no recipe tiny-sdlx-dpo; did you mean tiny-sdxl-dpo?"),
+        (["sd35"], "it counts the models sd1.5, "),
+        (["absent.yaml"], "recipe absent.yaml does not exist"),
+        (["tiny-sd3-dpo", "data.resolution=640"], "data.resolution is 640, but tiny-sd3 takes at most 128 pixels"),
+    ],
+)
+def test_the_command_refuses_what_training_refuses_and_names_what_was_typed(monkeypatch, tmp_path, arguments, told):
+    from palate.cli.estimate import estimate_command
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as refused:
+        estimate_command(arguments[0], arguments[1:])
+    assert told in str(refused.value)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("work", "plain", "checkpointed", "saved"),

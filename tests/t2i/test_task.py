@@ -1,12 +1,15 @@
 """The alignment task: its loss is the paper's formula on the draws that it says, with and without the cache."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 
+from palate.datasets.parquet import write_groups
 from palate.diffusion import group_noise, group_times
 from palate.t2i.align import make_policy, open_model
+from palate.t2i.framing import View
 from palate.t2i.prepare import prepare
 from palate.t2i.recipe import Recipe
 from palate.t2i.task import AlignmentTask
@@ -98,6 +101,65 @@ def test_at_the_start_the_loss_is_ln2(path, pairs, tmp_path):
     loss, metrics = task.loss(batch_of(task, [Visit(0, 0), Visit(1, 1)]))
     assert loss.item() == pytest.approx(0.693147, abs=1e-5)
     assert metrics["margin"].item() == 0
+
+
+class Autocast(torch.nn.Module):
+    """What accelerate makes of the trained network, and of it alone."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, *inputs, **named):
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.network(*inputs, **named)
+
+
+def test_policy_and_reference_have_one_precision(path, pairs, tmp_path):
+    task = task_for(recipe_for(path, pairs, tmp_path))
+    task.autocast = torch.bfloat16
+    task.network = Autocast(task.network)
+    loss, metrics = task.loss(batch_of(task, [Visit(0, 0), Visit(1, 1)]))
+    assert metrics["winner_gain"].item() == metrics["loser_gain"].item() == 0
+    assert loss.item() == pytest.approx(0.693147, abs=1e-5)
+    in_float32 = task_for(recipe_for(path, pairs, tmp_path)).loss(batch_of(task, [Visit(0, 0), Visit(1, 1)]))[1]
+    assert metrics["winner_error"].item() != in_float32["winner_error"].item()
+
+
+def test_encoders_are_freed_before_the_network_is_loaded(path, pairs, tmp_path):
+    recipe = recipe_for(path, pairs, tmp_path)
+    model = open_model(recipe.model, "no", "cpu")
+    loaded = set()
+    free = model.free
+    model.free = lambda part: (loaded.add(part) if part in model.__dict__ else None, free(part))
+    prepare(model, recipe.data, recipe.method.build(256), 0, quiet)
+    assert loaded == {"text", "vae"}
+    assert not {"text", "vae", "network"} & model.__dict__.keys()
+
+
+def test_another_precision_never_reads_this_ones_entries(path, pairs, tmp_path):
+    recipe = recipe_for(path, pairs, tmp_path)
+    latents, prompts = set(), set()
+    for precision in ("no", "bf16"):
+        model = open_model(recipe.model, precision, "cpu")
+        keys = prepare(model, recipe.data, recipe.method.build(256), 0, quiet).source.keys
+        latents.add(keys.latents("a", View()))
+        prompts.add(keys.prompt("a"))
+    assert len(prompts) == 2
+    assert len(latents) == 2
+
+
+def test_held_out_accuracy_is_over_the_groups_that_are_no_ties(path, tmp_path, shape_groups):
+    groups = [replace(g, labels=(1.0, 1.0)) if i % 3 else g for i, g in enumerate(shape_groups(48))]
+    write_groups(iter(groups), tmp_path / "set")
+    task = task_for(recipe_for(path, tmp_path / "set", tmp_path, data={"ties": "keep", "holdout": 0.4}))
+    move(task)
+    apart = task.validate()
+    task.micro_batch = len(task.prepared.held_out)
+    at_once = task.validate()
+    assert len(task.prepared.held_out) % 4
+    assert apart.pop("accuracy_count") < at_once.pop("accuracy_count")
+    assert apart == pytest.approx(at_once, rel=1e-3, abs=1e-4)
 
 
 def test_with_and_without_the_cache_the_loss_trace_is_the_same(path, pairs, tmp_path):

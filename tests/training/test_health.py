@@ -1,10 +1,14 @@
 import math
 import random
 
+from pathlib import Path
+
 import pytest
 
 from palate.errors import PalateError
-from palate.training import health
+from palate.training import health, run_folder
+from palate.training.config import TrainingConfig
+from palate.training.writer import Writer
 
 
 def rows(count: int = 10, **rules: object) -> list[dict[str, float]]:
@@ -31,6 +35,10 @@ def test_healthy_run_is_left_in_peace() -> None:
 def test_only_the_loser_gets_worse() -> None:
     sick = {**HEALTHY, "winner_gain": lambda i, e: -1e-3 * i + 1e-4 * e, "loser_gain": lambda i, e: -3e-3 * i}
     assert health.warnings(rows(**sick)) == [health.ONLY_LOSER]
+    flat = {**sick, "winner_gain": lambda i, e: -1e-5 * (1 + e)}
+    assert health.warnings(rows(**flat)) == [health.ONLY_LOSER]
+    better = {**sick, "winner_gain": lambda i, e: 1e-3 * i}
+    assert health.warnings(rows(**better)) == []
     shrinking = {**sick, "margin": lambda i, e: 2e-2 - 1e-3 * i}
     assert health.warnings(rows(**shrinking)) == []
 
@@ -66,9 +74,13 @@ def test_absent_keys_and_few_rows_say_nothing() -> None:
     assert health.warnings(rows(4, gradient_factor=lambda i, e: 0.0)) == []
 
 
-def test_a_warning_is_said_once() -> None:
-    sick = rows(12, gradient_factor=lambda i, e: 0.01)
-    assert [health.fresh_warnings(sick[:n]) for n in (5, 6, 12)] == [[health.SATURATED], [], []]
+def test_a_warning_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sick, well = rows(6, gradient_factor=lambda i, e: 0.01), rows(20, gradient_factor=lambda i, e: 0.4)
+    config = TrainingConfig(steps=100, trackers=())
+    with Writer(run_folder.create(tmp_path / "run"), config, 0, {}) as writer:
+        for step, row in enumerate([*sick, *well, *sick, *sick], 1):
+            writer.training({**row, "step": step})
+    assert capsys.readouterr().out.count(health.SATURATED) == 1
 
 
 def test_not_finite_names_step_and_visits() -> None:

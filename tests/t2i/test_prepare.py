@@ -1,0 +1,87 @@
+"""Preparation never reads what is out of date: edited preferences, other data, a tokenizer without its words."""
+
+import json
+import shutil
+
+import pytest
+
+from palate.errors import UserError
+from palate.t2i.models.checkpoint import find_checkpoint
+from palate.t2i.prepare import open_store
+from palate.t2i.recipe import DataConfig
+from palate.training.run_folder import RunFolder, require_same_data
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+@pytest.fixture
+def table(tmp_path, shape_groups):
+    """A folder of pictures with a JSONL, as a user keeps it."""
+    folder = tmp_path / "pairs"
+    (folder / "images").mkdir(parents=True)
+    rows = []
+    for group in shape_groups(4):
+        names = [f"images/{group.key}-{i}.png" for i in range(2)]
+        for name, picture in zip(names, group.candidates, strict=True):
+            (folder / name).write_bytes(picture)
+        rows.append({"prompt": group.prompt, "images": names, "labels": [0, 1]})
+    write(folder, rows)
+    return folder, rows
+
+
+def write(folder, rows) -> None:
+    (folder / "pairs.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+@pytest.mark.parametrize("source", ["folder", "file"])
+def test_edited_labels_are_read_again(table, tmp_path, source):
+    folder, rows = table
+    path = folder if source == "folder" else folder / "pairs.jsonl"
+    data = DataConfig(path=str(path), cache=str(tmp_path / "cache"))
+    before = [group.labels for group in open_store(data, quiet)]
+    assert [group.labels for group in open_store(data, quiet)] == before
+    write(folder, [{**row, "labels": [1, 0]} for row in rows[:3]])
+    assert [group.labels for group in open_store(data, quiet)] == [(1.0, 0.0)] * 3
+
+
+def test_added_pictures_of_two_folders_are_seen(tmp_path, shape_groups):
+    folder = tmp_path / "wl"
+    groups = shape_groups(6)
+    for side in ("w", "l"):
+        (folder / side).mkdir(parents=True)
+
+    def add(chosen) -> None:
+        for group in chosen:
+            for side, picture in zip(("l", "w"), group.candidates, strict=True):
+                (folder / side / f"{group.key}.png").write_bytes(picture)
+                (folder / side / f"{group.key}.txt").write_text(group.prompt)
+
+    add(groups[:4])
+    data = DataConfig(path=str(folder), cache=str(tmp_path / "cache"))
+    assert len(open_store(data, quiet)) == 4
+    add(groups[4:])
+    assert len(open_store(data, quiet)) == 6
+
+
+def test_a_run_goes_on_with_its_own_data_only(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    require_same_data(folder, {"hash": "a", "groups": 4})
+    require_same_data(folder, {"hash": "a", "groups": 4})
+    with pytest.raises(UserError, match=r"other data \(4 groups then, 5 now.*another output folder"):
+        require_same_data(folder, {"hash": "b", "groups": 5})
+    assert json.loads(folder.data.read_text())["hash"] == "a"
+
+
+@pytest.mark.parametrize("name", ["tiny-sdxl", "tiny-sd3"])
+def test_a_tokenizer_without_its_words_is_refused(name, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(find_checkpoint(name).path, folder)
+    find_checkpoint(str(folder)).require_whole()
+    (folder / "tokenizer_2" / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match=r"tokenizer_2 holds no vocabulary"):
+        find_checkpoint(str(folder)).require_whole()
+    (folder / "tokenizer_2" / "vocab.json").write_text("{}")
+    (folder / "tokenizer_2" / "merges.txt").write_text("")
+    find_checkpoint(str(folder)).require_whole()
