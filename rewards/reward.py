@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from threading import Lock
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
+
+from ..datasets.ahead import default_workers, ordered_map
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Modality = Literal["image", "audio", "text"]
 _log = logging.getLogger(__name__)
@@ -53,6 +59,31 @@ class Reward(Protocol):
         ...
 
 
+@runtime_checkable
+class PixelReward(Reward, Protocol):
+    """A neural judge of pictures, in the two steps that `score` is made of."""
+
+    def prepare(self, picture: Image.Image) -> Tensor:
+        """The network's input for one picture, float32 `[3, h, w]` on the CPU; safe to call from several threads.
+
+        Raises:
+            OSError, ValueError: the picture cannot be decoded.
+        """
+        ...
+
+    def score_pixels(self, prompts: Sequence[str], pixels: Tensor) -> Tensor:
+        """One float32 per pair, `[n]`, on the reward's device; differentiable in pixels where the reward is.
+
+        Args:
+            prompts: n of them; where the text is encoded by itself, one that comes twice is encoded once.
+            pixels: prepared pictures, `[n, 3, h, w]`.
+
+        Raises:
+            ValueError: there are not as many prompts as pictures.
+        """
+        ...
+
+
 def score_each(
     score_one: Callable[[str, Image.Image], float],
     prompts: Sequence[str],
@@ -66,8 +97,7 @@ def score_each(
     Raises:
         ValueError: there are not as many prompts as media.
     """
-    if len(prompts) != len(media):
-        raise ValueError(f"got {len(prompts)} prompts and {len(media)} media; expected one prompt for each")
+    require_pairs(prompts, media)
     scores = np.full(len(prompts), np.nan, dtype=np.float32)
     for index, (prompt, medium) in enumerate(zip(prompts, media, strict=True)):
         try:
@@ -78,6 +108,66 @@ def score_each(
         if np.isnan(scores[index]):
             report_failure(Failure(index, "the reward returned NaN"), failures)
     return scores
+
+
+def score_prepared(
+    reward: PixelReward,
+    prompts: Sequence[str],
+    media: Sequence[Image.Image],
+    failures: list[Failure] | None = None,
+    batch_size: int = 32,
+) -> np.ndarray:
+    """Prepare pictures in threads and score them in batches, float32 `[n]`, without gradients.
+
+    A picture that `prepare` refuses with an OSError or a ValueError is NaN with the message and leaves the others as
+    they are; so is a score that is NaN. Other errors are not a picture's fault and pass through.
+
+    Raises:
+        ValueError: there are not as many prompts as media.
+    """
+    import torch
+
+    require_pairs(prompts, media)
+    scores = np.full(len(prompts), np.nan, dtype=np.float32)
+    reasons: dict[int, str] = {}
+    locks = {id(medium): Lock() for medium in media}  # two threads must not decode the same picture
+
+    def prepare(index: int) -> Tensor | None:
+        try:
+            with locks[id(media[index])]:
+                return reward.prepare(media[index])
+        except (ValueError, OSError) as error:
+            reasons[index] = str(error) or type(error).__name__
+            return None
+
+    def score(batch: list[tuple[int, Tensor]]) -> None:
+        indices = [index for index, _ in batch]
+        with torch.no_grad():
+            values = reward.score_pixels([prompts[index] for index in indices], torch.stack([row for _, row in batch]))
+        scores[indices] = values.float().cpu().numpy()
+        reasons.update({index: "the reward returned NaN" for index in indices if np.isnan(scores[index])})
+
+    # Pictures of one prompt go together, so that its text is encoded anew only where they straddle two batches.
+    rank = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
+    order = sorted(range(len(prompts)), key=lambda index: rank[prompts[index]])
+    batch: list[tuple[int, Tensor]] = []
+    for index, pixels in ordered_map(prepare, order, default_workers()):
+        if pixels is not None:
+            batch.append((index, pixels))
+        if len(batch) == batch_size:
+            score(batch)
+            batch = []
+    if batch:
+        score(batch)
+    for index in sorted(reasons):
+        report_failure(Failure(index, reasons[index]), failures)
+    return scores
+
+
+def require_pairs(prompts: Sized, media: Sized) -> None:
+    """Raise ValueError unless there is one prompt for each medium."""
+    if len(prompts) != len(media):
+        raise ValueError(f"got {len(prompts)} prompts and {len(media)} media; expected one prompt for each")
 
 
 def report_failure(failure: Failure, failures: list[Failure] | None) -> None:

@@ -1,0 +1,140 @@
+"""Pictures to the input of CLIP-like networks: the middle square, or the whole picture between black bars.
+
+The scorers' own code does not turn a picture as its EXIF says, and neither does this: a caller that wants it upright
+turns it before. Pixels under transparency count with the colours that they hide, for the same reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+"""Of CLIP's training pictures in [0, 1], per channel; ImageReward (BLIP) uses them too."""
+
+_SIXTEEN_BIT = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
+
+
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """The picture as 8-bit RGB, decoded. 16-bit grey is scaled; Pillow's own conversion would cut it off at 255.
+
+    Raises:
+        OSError, ValueError: the file is truncated or damaged, or its pixels are floats, which have no fixed range.
+    """
+    try:
+        picture.load()
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's plugins raise SyntaxError, struct.error, ... on damaged files
+        raise ValueError(f"damaged picture: {error or type(error).__name__}") from error
+    if picture.mode == "F":
+        raise ValueError("32-bit float pixels have no fixed range: save it with 8 bits a channel")
+    if picture.mode in _SIXTEEN_BIT:
+        levels = np.asarray(picture).astype(np.int64).clip(0, 65535)
+        return Image.fromarray(((levels + 128) // 257).astype(np.uint8)).convert("RGB")
+    return picture.convert("RGB")
+
+
+def floor_half(excess: int) -> int:
+    """Where transformers' image processor starts the middle: an odd pixel goes to the right or the bottom."""
+    return excess // 2
+
+
+def round_half(excess: int) -> int:
+    """Where torchvision's CenterCrop starts the middle, in OpenAI's and open_clip's own transforms: halves to even.
+
+    It is one pixel later than `floor_half` where the excess is 3 modulo 4, as for 1216 x 832 (327 - 224 = 103).
+    """
+    return round(excess / 2)
+
+
+def centre_crop(picture: Image.Image, size: int = 224, offset: Callable[[int], int] = floor_half) -> Tensor:
+    """Resize the shortest side to `size` (Pillow's bicubic), cut out the middle square, normalise.
+
+    Args:
+        picture: of any mode and size.
+        size: of the square, pixels.
+        offset: from the excess of a side over `size`, the first pixel that is kept.
+
+    Returns:
+        float32 `[3, size, size]`.
+
+    Raises:
+        OSError, ValueError: the picture cannot be decoded.
+    """
+    picture = to_rgb(picture)
+    height, width = _shortest_side(picture.height, picture.width, size)
+    top, left = offset(height - size), offset(width - size)
+    resized = picture.resize((width, height), Image.Resampling.BICUBIC)
+    return normalise(_to_tensor(resized.crop((left, top, left + size, top + size))))
+
+
+def centre_crop_tensor(images: Tensor, size: int = 224, offset: Callable[[int], int] = floor_half) -> Tensor:
+    """`centre_crop` of float images `[n, 3, H, W]` in [0, 1], for gradients: `[n, 3, size, size]`.
+
+    It differs from Pillow's by the rounding of its two 8-bit passes, up to 1/100 before normalisation.
+    """
+    height, width = _shortest_side(images.shape[-2], images.shape[-1], size)
+    top, left = offset(height - size), offset(width - size)
+    resized = _bicubic(images, height, width, antialias=True).clamp(0, 1)  # 8-bit pictures cannot overshoot either
+    return normalise(resized[..., top : top + size, left : left + size])
+
+
+def letterbox(picture: Image.Image, size: int = 224, antialias: bool = True) -> Tensor:
+    """The whole picture between black bars, as HPSv2 sees it.
+
+    The picture becomes floats before it is resized, so that torchvision, and not Pillow, sets the filter: the longest
+    side to `size`, the other to the nearest whole pixel, black below and right where the bars differ, then normalised.
+    Unlike the reference, a picture whose longest side is `size` already is padded too; there it crashes.
+
+    Args:
+        picture: of any mode and size.
+        size: of the square, pixels.
+        antialias: torchvision's default since 0.17; before, tensors were resized without, and HPSv2's published
+            averages are older.
+
+    Returns:
+        float32 `[3, size, size]`.
+
+    Raises:
+        OSError, ValueError: the picture cannot be decoded.
+    """
+    return letterbox_tensor(_to_tensor(to_rgb(picture))[None], size, antialias)[0]
+
+
+def letterbox_tensor(images: Tensor, size: int = 224, antialias: bool = True) -> Tensor:
+    """`letterbox` of float images `[n, 3, H, W]` in [0, 1], for gradients: `[n, 3, size, size]`."""
+    scale = size / max(images.shape[-2:])
+    height, width = (max(1, round(side * scale)) for side in images.shape[-2:])
+    top, left = (size - height) // 2, (size - width) // 2
+    # Bicubic overshoots [0, 1] a little; the reference does not clamp.
+    resized = _bicubic(images, height, width, antialias)
+    return normalise(F.pad(resized, (left, size - width - left, top, size - height - top)))
+
+
+def normalise(images: Tensor) -> Tensor:
+    """`[..., 3, h, w]` in [0, 1] to CLIP's scale."""
+    mean, std = (images.new_tensor(values)[:, None, None] for values in (MEAN, STD))
+    return (images - mean) / std
+
+
+def _shortest_side(height: int, width: int, size: int) -> tuple[int, int]:
+    """Height and width when the shorter becomes `size`; the longer is cut to whole pixels, as torchvision does."""
+    if height <= width:
+        return size, int(size * width / height)
+    return int(size * height / width), size
+
+
+def _bicubic(images: Tensor, height: int, width: int, antialias: bool) -> Tensor:
+    return F.interpolate(images, size=(height, width), mode="bicubic", align_corners=False, antialias=antialias)
+
+
+def _to_tensor(picture: Image.Image) -> Tensor:
+    """8-bit RGB to float32 `[3, H, W]` in [0, 1]."""
+    return torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1).contiguous().float() / 255

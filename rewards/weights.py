@@ -1,0 +1,71 @@
+"""A reward's weights: find the file on disk or on the hub, and read its tensors without running code from it."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+
+
+def find_weights(path: str | Path | None, repository: str, name: str) -> Path:
+    """The file at `path`, or `name` in that folder, or `name` from the hub's `repository` where `path` is None.
+
+    Raises:
+        UserError: there is no such file, or the hub cannot be reached.
+    """
+    if path is None:
+        return _download(repository, name)
+    found = Path(path).expanduser()
+    if found.is_dir():
+        found = found / name
+    if not found.is_file():
+        raise UserError(f"{found} does not exist; give the path of {name}, or none to take it from {repository}")
+    return found
+
+
+def load_tensors(path: str | Path) -> dict[str, Tensor]:
+    """The state dict in a `.safetensors` file or a pickled one, on the CPU, with the file's own dtypes.
+
+    A pickle is read with `weights_only`; tensors under the key `state_dict`, as in HPSv2's, are taken from there.
+
+    Raises:
+        UserError: the file cannot be read, would run code, or holds no tensors.
+    """
+    try:
+        if Path(path).suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} is damaged or holds more than tensors, and palate runs no code from a file; "
+            "save its state dict alone, best as .safetensors"
+        ) from error
+    except Exception as error:  # torch, zipfile and safetensors raise a dozen kinds on damaged files
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{path} cannot be read ({reason}); is the file whole?") from error
+    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path} holds no state dict, a table of names and tensors; is it the right file?")
+    return dict(state)
+
+
+def _download(repository: str, name: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(repository, name))
+    except MemoryError:
+        raise
+    except Exception as error:  # no network, no such file, no disk: the reasons are the hub's
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"{name} cannot be taken from {repository} on the hub ({reason}); download it and give its path"
+        ) from error

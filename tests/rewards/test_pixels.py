@@ -1,0 +1,172 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import functional as tv
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from palate.rewards.pixels import (
+    centre_crop,
+    centre_crop_tensor,
+    floor_half,
+    letterbox,
+    letterbox_tensor,
+    round_half,
+    to_rgb,
+)
+
+MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
+STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
+BLACK = (0 - MEAN) / STD
+
+
+def noise(width: int, height: int, seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def smooth(width: int, height: int) -> Image.Image:
+    return noise(9, 7).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def hpsv2(picture: Image.Image, antialias: bool) -> torch.Tensor:
+    """The reference's transform in torchvision's functions, for pictures whose longest side is not 224."""
+    pixels = tv.to_tensor(picture)
+    scale = 224 / float(max(pixels.shape[1:]))
+    height, width = (round(side * scale) for side in pixels.shape[1:])
+    pixels = tv.resize(pixels, [height, width], tv.InterpolationMode.BICUBIC, antialias=antialias)
+    left, top = (224 - width) // 2, (224 - height) // 2
+    pixels = tv.pad(pixels, [left, top, 224 - width - left, 224 - height - top], fill=0)
+    return tv.normalize(pixels, MEAN.flatten().tolist(), STD.flatten().tolist())
+
+
+def openai(picture: Image.Image) -> torch.Tensor:
+    picture = tv.center_crop(tv.resize(picture, [224], tv.InterpolationMode.BICUBIC), [224])
+    return tv.normalize(tv.to_tensor(picture), MEAN.flatten().tolist(), STD.flatten().tolist())
+
+
+SIZES = [(64, 64), (224, 224), (300, 500), (1216, 832), (333, 224), (57, 911)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_middle_square_is_that_of_the_clip_processor(size):
+    picture = noise(*size)
+    wanted = CLIPImageProcessorPil()(picture, return_tensors="pt")["pixel_values"][0]
+    torch.testing.assert_close(centre_crop(picture), wanted, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_with_round_half_the_middle_square_is_that_of_openai(size):
+    picture = noise(*size)
+    torch.testing.assert_close(centre_crop(picture, 224, round_half), openai(picture), rtol=0, atol=2e-6)
+
+
+def test_the_two_middles_differ_by_a_pixel_where_the_excess_is_3_modulo_4():
+    assert [floor_half(excess) for excess in (0, 1, 2, 3, 103)] == [0, 0, 1, 1, 51]
+    assert [round_half(excess) for excess in (0, 1, 2, 3, 103)] == [0, 0, 1, 2, 52]
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("size", [(64, 64), (300, 500), (1216, 832), (223, 100), (1001, 335)])
+def test_the_letterbox_is_that_of_hpsv2(size, antialias):
+    picture = noise(*size)
+    wanted = hpsv2(picture, antialias)
+    torch.testing.assert_close(letterbox(picture, antialias=antialias), wanted, rtol=0, atol=2e-6)
+
+
+def test_a_wide_picture_lies_between_black_bars():
+    pixels = letterbox(Image.new("RGB", (1024, 512), "white"))
+    assert pixels.shape == (3, 224, 224)
+    bars = torch.cat([pixels[:, :56], pixels[:, 168:]], dim=1)
+    torch.testing.assert_close(bars, BLACK.expand_as(bars), rtol=0, atol=1e-6)
+    white = ((1 - MEAN) / STD).expand(3, 112, 224)
+    torch.testing.assert_close(pixels[:, 56:168], white, rtol=0, atol=1e-5)
+
+
+def test_a_picture_of_the_right_length_is_padded_too():
+    picture = noise(112, 224)
+    pixels = letterbox(picture)
+    assert torch.equal(pixels[:, :, :56], BLACK.expand(3, 224, 56))
+    assert torch.equal(pixels[:, :, 168:], BLACK.expand(3, 224, 56))
+    torch.testing.assert_close(pixels[:, :, 56:168], (tv.to_tensor(picture) - MEAN) / STD, rtol=0, atol=1e-6)
+
+
+def test_the_odd_pixel_of_the_bars_goes_below():
+    pixels = letterbox(Image.new("RGB", (224, 111), "white"))
+    dark = (pixels[0, :, 0] < 0).tolist()
+    assert dark == [True] * 56 + [False] * 111 + [True] * 57
+
+
+def test_a_sliver_keeps_one_row():
+    assert letterbox(Image.new("RGB", (2000, 1), "white")).shape == (3, 224, 224)
+
+
+def test_the_letterbox_of_tensors_is_that_of_pictures():
+    pictures = [noise(300, 200, seed) for seed in (0, 1)]
+    batch = letterbox_tensor(torch.stack([tv.to_tensor(picture) for picture in pictures]))
+    torch.testing.assert_close(batch, torch.stack([letterbox(picture) for picture in pictures]), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("make", [noise, smooth])
+@pytest.mark.parametrize("offset", [floor_half, round_half])
+def test_the_middle_square_of_tensors_is_within_8_bit_rounding_of_pillows(make, offset):
+    picture = make(1216, 832)
+    batch = centre_crop_tensor(tv.to_tensor(picture)[None], 224, offset)
+    assert ((batch[0] - centre_crop(picture, 224, offset)) * STD).abs().max() < 0.01
+
+
+@pytest.mark.parametrize("prepare", [letterbox_tensor, centre_crop_tensor])
+def test_gradients_reach_the_image(prepare):
+    images = torch.rand(2, 3, 40, 30, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    prepare(images, 28).square().sum().backward()
+    assert images.grad is not None
+    assert (images.grad.flatten(1).abs().sum(dim=1) > 0).all()
+
+
+def test_opaque_rgba_and_palette_pictures_are_their_rgb():
+    picture = noise(40, 30).quantize(16)
+    rgb = picture.convert("RGB")
+    assert picture.mode == "P"
+    for variant in (picture, rgb.convert("RGBA"), rgb):
+        assert torch.equal(letterbox(variant, 28), letterbox(rgb, 28))
+        assert torch.equal(centre_crop(variant, 28), centre_crop(rgb, 28))
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32])
+def test_16_bit_grey_is_scaled_and_not_cut_off(dtype):
+    levels = np.array([[0, 257, 32768, 65535]], dtype=dtype)
+    assert np.asarray(to_rgb(Image.fromarray(levels)))[0].tolist() == [[0] * 3, [1] * 3, [128] * 3, [255] * 3]
+
+
+def test_float_pixels_are_refused():
+    with pytest.raises(ValueError, match="no fixed range"):
+        to_rgb(Image.fromarray(np.zeros((2, 2), dtype=np.float32)))
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+def test_a_truncated_file_is_an_error_every_time(form):
+    file = io.BytesIO()
+    noise(64, 64).save(file, form)
+    picture = Image.open(io.BytesIO(file.getvalue()[: len(file.getvalue()) // 2]))
+    for _ in range(2):  # half a picture must not pass at the second reward
+        with pytest.raises(OSError, match="truncated"):
+            centre_crop(picture)
+
+
+def test_a_plugin_that_stumbles_is_a_value_error():
+    class Stumbling(Image.Image):
+        def load(self):
+            raise SyntaxError("broken PNG file")
+
+    with pytest.raises(ValueError, match="damaged picture: broken PNG file"):
+        to_rgb(Stumbling())
+
+
+def test_exif_orientation_is_not_applied():
+    file = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (224, 112), "white").save(file, "PNG", exif=exif)
+    pixels = letterbox(Image.open(file))
+    assert (pixels[0, :56] < 0).all()
