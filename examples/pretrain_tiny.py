@@ -4,6 +4,7 @@
     python examples/pretrain_tiny.py denoiser sdxl --output build/tiny --steps 8000 --stop 6000
     python examples/pretrain_tiny.py vae sd3 --output build/tiny
     python examples/pretrain_tiny.py denoiser sd3 --output build/tiny --steps 12000
+    python examples/pretrain_tiny.py denoiser sd3 --output build/tiny --start build/tiny/sd3 --steps 5000 --peak 1e-3
 
 These commands made the shipped checkpoints: 3 minutes of one core for an autoencoder, 25 s for 100 steps of a denoiser.
 

@@ -174,7 +174,7 @@ def test_a_damaged_manifest_is_told_before_anything_is_drawn(generate, monkeypat
         (["tiny-sd3", "-p", "a", "--resolution", 36], "--resolution is 36, but tiny-sd3 draws multiples of 8 pixels"),
         (["tiny-sdxl", "-p", "a", "--resolution", 20], "--resolution is 20, but tiny-sdxl draws multiples of 8 pixels"),
         (["tiny-sd3", "-p", "a", "--resolution", 640], "--resolution is 640, but tiny-sd3 takes at most 128 pixels"),
-        (["tiny-sdxl", "-p", "a", "--guidance", "nan"], "--guidance is nan; it must be a finite number"),
+        (["tiny-sdxl", "-p", "a", "--guidance", "inf"], "--guidance is inf; it must be a finite number"),
         (["tiny-sdxl", "-p", "a", "--lora", "absent"], "the LoRA absent cannot be loaded into "),
         (["tiny-sdxl", "-p", "a", "--lora", "damaged"], "the LoRA damaged cannot be loaded into "),
         (["tiny-sdxl", "-p", "a", "--lora", "loras/sd3"], "the LoRA loras/sd3 holds no layer of "),

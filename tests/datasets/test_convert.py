@@ -90,7 +90,7 @@ def test_converting_twice_changes_nothing(source, tmp_path):
 def test_a_set_is_never_written_into_its_source(source):
     before = sorted(source.rglob("*"))
     for inside in (source / "out", source / "deep" / "out"):
-        with pytest.raises(UserError, match="out lies inside the source .*: name a folder outside"):
+        with pytest.raises(UserError, match=r"out lies inside the source .*: name a folder outside"):
             convert_groups(source, inside)
     assert sorted(source.rglob("*")) == before
 

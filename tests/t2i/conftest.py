@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import io
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
+from palate.cli import main
 from palate.datasets.group import Group
 from palate.datasets.parquet import write_groups
 from palate.datasets.shapes.prompts import draw_prompts, draw_scene
@@ -111,3 +116,52 @@ def tiny_sd1(tmp_path_factory) -> Path:
 def tiny_sd2(tmp_path_factory) -> Path:
     """An SD2.x folder: v prediction, text width 1024 as OpenCLIP-H's."""
     return _save_tiny_sd(tmp_path_factory.mktemp("sd2"), 1024, "v_prediction")
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def told(self) -> str:
+        """The one line that says what is wrong."""
+        lines = [line for line in self.err.splitlines() if line.startswith("palate: ")]
+        assert len(lines) == 1, self.err
+        assert "Traceback" not in self.err
+        assert len(lines[0]) < 600, lines[0]
+        return lines[0]
+
+
+@pytest.fixture(scope="module")
+def warm_cache(tmp_path_factory) -> Path:
+    """One cache for all tests that do not harm it."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def train(monkeypatch, capsys, tmp_path, pairs, warm_cache) -> Callable[..., Ended]:
+    """`train("section.key=value", ...)` runs `palate train` on a tiny recipe, in a folder of its own, off the hub."""
+    monkeypatch.setattr(
+        "huggingface_hub.constants.HF_HUB_OFFLINE", True
+    )  # a name that is no folder is looked for there
+    monkeypatch.chdir(tmp_path)
+    quick = {"steps": 2, "batch_size": 2, "micro_batch": 2, "log_every": 1, "checkpoint_every": 1, "workers": 0}
+    recipe = {
+        "model": {"path": "tiny-sdxl", "lora": {"rank": 2}},
+        "data": {"path": str(pairs), "cache": str(warm_cache)},
+        "method": {"name": "diffusion_dpo", "beta": 2000},
+        "training": quick | {"validate_every": None, "sample_every": None, "trackers": []},
+        "output": {"folder": "run", "kohya": False},
+    }
+    Path("recipe.yaml").write_text(yaml.safe_dump(recipe))
+
+    def call(*overrides: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["palate", "train", "recipe.yaml", *overrides])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return Ended(int(end.value.code or 0), *capsys.readouterr())
+
+    return call

@@ -11,78 +11,20 @@ import io
 import json
 import re
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
-import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from palate.cli import main
 from palate.datasets.parquet import write_groups
-from palate.t2i.align import validation_numbers
-from palate.t2i.methods import DiffusionDPO
 from palate.t2i.models.checkpoint import find_checkpoint
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 VAE = "vae/diffusion_pytorch_model.safetensors"
 TEXT = "text_encoder_2/model.safetensors"
-
-
-class Ended(NamedTuple):
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def told(self) -> str:
-        """The one line that says what is wrong."""
-        lines = [line for line in self.err.splitlines() if line.startswith("palate: ")]
-        assert len(lines) == 1, self.err
-        assert "Traceback" not in self.err
-        assert len(lines[0]) < 600, lines[0]
-        return lines[0]
-
-
-@pytest.fixture(autouse=True)
-def _offline(monkeypatch):
-    """A name that is no folder is looked for on the hub; tests never go there."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-
-
-@pytest.fixture(scope="module")
-def warm_cache(tmp_path_factory) -> Path:
-    """One cache for all tests that do not harm it."""
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture
-def train(monkeypatch, capsys, tmp_path, pairs, warm_cache) -> Callable[..., Ended]:
-    """`train("section.key=value", ...)` runs `palate train` on a tiny recipe, in a folder of its own."""
-    monkeypatch.chdir(tmp_path)
-    quick = {"steps": 2, "batch_size": 2, "micro_batch": 2, "log_every": 1, "checkpoint_every": 1, "workers": 0}
-    recipe = {
-        "model": {"path": "tiny-sdxl", "lora": {"rank": 2}},
-        "data": {"path": str(pairs), "cache": str(warm_cache)},
-        "method": {"name": "diffusion_dpo", "beta": 2000},
-        "training": quick | {"validate_every": None, "sample_every": None, "trackers": []},
-        "output": {"folder": "run", "kohya": False},
-    }
-    Path("recipe.yaml").write_text(yaml.safe_dump(recipe))
-
-    def call(*overrides: str) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["palate", "train", "recipe.yaml", *overrides])
-        with pytest.raises(SystemExit) as end:
-            main()
-        return Ended(int(end.value.code or 0), *capsys.readouterr())
-
-    return call
 
 
 def left_half(folder: Path) -> list[Path]:
@@ -321,23 +263,6 @@ def test_a_resolution_that_the_transformer_cannot_cut_into_patches(train):
     assert not Path("run").exists()
 
 
-def test_a_resolution_beyond_the_transformers_positions(train):
-    ended = train("model.path=tiny-sd3", "data.resolution=640", "data.cache=cold")
-    assert ended.code == 2
-    assert "data.resolution is 640, but tiny-sd3 takes at most 128 pixels" in ended.told
-    assert not Path("cold").exists()
-
-
-def test_a_resolution_that_trains_but_cannot_be_drawn(train):
-    drawing = ("validation.prompts=[a red circle]", "training.sample_every=2", "validation.steps=1")
-    ended = train("data.resolution=20", "data.cache=cold", *drawing)
-    assert ended.code == 2
-    assert "data.resolution is 20, but tiny-sdxl draws multiples of 8 pixels" in ended.told
-    assert not Path("cold").exists()
-    ended = train("data.resolution=20")
-    assert (ended.code, finished()) == (0, True), ended.err
-
-
 def test_a_holdout_that_leaves_nothing(train, shape_groups):
     same = [dataclasses.replace(group, prompt="a red circle") for group in shape_groups(3)]
     ended = train(with_groups(same), "data.holdout=0.5", "data.cache=cold")
@@ -367,66 +292,6 @@ def test_an_output_folder_that_is_a_file(train):
     assert ended.code == 2
     assert "the output folder run cannot be made" in ended.told
     assert Path("run").read_text() == "mine"
-
-
-def test_an_output_folder_that_is_the_data(train, shape_groups):
-    with_groups(shape_groups(4))
-    before = sorted(Path("groups").iterdir())
-    ended = train("data.path=groups", "output.folder=./groups")
-    assert ended.code == 2
-    assert "output.folder groups is data.path" in ended.told
-    assert sorted(Path("groups").iterdir()) == before
-
-
-@pytest.mark.parametrize(
-    ("overrides", "told"),
-    [
-        (["data.cache=mine"], "data.cache: the folder mine cannot be made: mine is not a folder"),
-        (["data.cache=mine/cache"], "data.cache: the folder mine/cache cannot be made: mine is not a folder"),
-        (["output.folder=mine/run"], "the output folder mine/run cannot be made: mine is not a folder"),
-        (["training.batch_size=7"], "training.batch_size 7 is not a multiple of 2, which is training.micro_batch 2"),
-        (["training.precision=fp16"], "training.precision fp16 needs a GPU; use bf16 or no"),
-        (["training.optimizer.name=adamw8bit"], "adamw8bit needs bitsandbytes, which is not installed"),
-        (["training.trackers=[wandb]"], "training.trackers has wandb, which is not installed"),
-        (["training.trackers=[tensorboard]"], "training.trackers has tensorboard, which is not installed"),
-        (
-            ["training.early_stop={metric: acuracy}", "training.validate_every=1", "data.holdout=0.3"],
-            "training.early_stop.metric 'acuracy' is no validation number; there are accuracy, ",
-        ),
-        (
-            ["training.early_stop={metric: accuracy}", "training.validate_every=1"],
-            "there are none: the run has no validation data",
-        ),
-        (["training.optimizer.betas=[2, 3]"], "`training.optimizer.betas.0` is 2, but input should be less than 1"),
-        (["method.beta=.inf"], "beta` is inf, but input should be a finite number"),
-        (["training.learning_rate=.inf"], "`training.learning_rate` is inf, but input should be a finite number"),
-        (["model.lora.alpha=.inf"], "`model.lora.alpha` is inf, but input should be a finite number"),
-    ],
-    ids=lambda value: value[0] if isinstance(value, list) else "",
-)
-def test_what_training_would_refuse_is_refused_before_anything_is_encoded(train, monkeypatch, overrides, told):
-    for absent in ("bitsandbytes.optim", "wandb", "torch.utils.tensorboard"):
-        monkeypatch.setitem(sys.modules, absent, None)
-    monkeypatch.setattr("palate.training.processes._only_cpu", lambda: True)
-    monkeypatch.setattr("palate.t2i.align.prepare", lambda *_: pytest.fail("prepared"))
-    Path("mine").write_text("mine")
-    ended = train("data.cache=cold", *overrides)
-    assert ended.code == 2
-    assert told in ended.told
-    assert Path("mine").read_text() == "mine"
-    assert not Path("run").exists()
-    assert not Path("cold").exists()
-
-
-@pytest.mark.parametrize("objective", ["dpo", "anchored_dpo", "ipo", "hinge", "kto"])
-def test_the_numbers_that_early_stopping_may_watch_are_those_of_a_validation(train, objective):
-    watched = ["training.early_stop={metric: loss, mode: min}", "training.validate_every=1", "data.holdout=0.3"]
-    ended = train(f"method.objective={objective}", *watched)
-    assert (ended.code, finished()) == (0, True), ended.err
-    lines = map(json.loads, Path("run/metrics.jsonl").read_text().splitlines())
-    seen = {key.removeprefix("validation/") for line in lines for key in line if key.startswith("validation/")}
-    known = validation_numbers(DiffusionDPO(objective=objective).build(elements=4))
-    assert seen == known
 
 
 def full(*_: Any, **__: Any) -> None:

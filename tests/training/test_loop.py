@@ -1,4 +1,5 @@
 import errno
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -131,6 +132,15 @@ def test_weights_that_are_not_float32_are_refused(toy: ModuleType, tmp_path: Pat
 def test_fp16_on_a_cpu_is_refused(toy: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="fp16 needs a GPU"):
         toy.run(toy.ToyTask(), tmp_path, precision="fp16")
+
+
+def test_what_is_not_installed_is_told_before_anything_is_written(
+    toy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    with pytest.raises(UserError, match="adamw8bit needs bitsandbytes"):
+        toy.run(toy.ToyTask(), tmp_path / "run", optimizer={"name": "adamw8bit"})
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("workers", [0, 1])
