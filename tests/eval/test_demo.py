@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from palate.datasets.parquet import read_groups
 from palate.datasets.shapes.raters import oracle_rater
 from palate.errors import UserError
 from palate.eval.demo import DemoSize, run_demo
@@ -21,7 +22,7 @@ def advance(stage: str, done: int, total: int) -> None:
 
 
 def shuffled_rater(prompt, picture) -> float:
-    """A label that knows nothing of the prompt: the same numbers that the oracle gives, dealt out by hash."""
+    """A label that knows nothing of what the picture shows: a number in [0, 1) dealt out by hash."""
     seen = hashlib.blake2b(picture.tobytes() + prompt.encode(), digest_size=8).digest()
     return int.from_bytes(seen, "little") / 2**64
 
@@ -37,7 +38,10 @@ def test_small_demo_writes_report_and_summary(tmp_path, monkeypatch):
         return recipe.model_copy(update={"training": training})
 
     monkeypatch.setattr(demo, "demo_recipe", short)
-    run_demo(tmp_path / "demo", say, advance, ("sd3",), SMALL)
+    outcome = run_demo(tmp_path / "demo", say, advance, ("sd3",), SMALL)["sd3"]
+    learned_from = {seed for group in read_groups(tmp_path / "demo" / "sd3" / "groups") for seed in group.seed or ()}
+    assert len(learned_from) == 48
+    assert not learned_from & set(outcome.comparison.seeds.ravel().tolist())
     summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
     assert {"before", "after", "gain", "gain_ci95", "seconds"} <= summary["sd3"].keys()
     assert (tmp_path / "demo" / "report.html").stat().st_size > 20_000
