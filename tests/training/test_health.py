@@ -1,6 +1,5 @@
 import math
 import random
-
 from pathlib import Path
 
 import pytest
