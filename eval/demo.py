@@ -55,7 +55,7 @@ ABOUT = (
 class DemoSize:
     """How much the demonstration draws and trains; the defaults fit six minutes on two CPU cores."""
 
-    groups: int = 480
+    groups: int = 600
     per_prompt: int = 4
     held_out: int = 360
     images: int = 3

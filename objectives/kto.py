@@ -34,7 +34,7 @@ def kto(
 
     A candidate with y = 0 has the weight 0 but still counts in the mean (and in z0): so the loss of a batch is the mean
     of the losses of its equal parts on several processes. With torch.distributed initialised every process must
-    call this the same number of times, since z0 is exchanged; a process that evaluates alone would wait forever.
+    call this the same number of times with gradient, since z0 is exchanged; without gradient each has its own.
 
     policy_errors, reference_errors, labels: [B, k], k >= 1. Returns the loss and the metrics listed in `_metrics`.
     Raises ValueError for bad shapes, a missing reference, beta <= 0, a negative weight or no weight above 0.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -32,6 +34,10 @@ Advance = Callable[[str, int, int], None]
 """`(stage, done, total)`: called as preparation goes on."""
 
 Item = TypeVar("Item")
+
+_TABLES = {".json", ".jsonl", ".csv", ".tsv", ".txt", ".parquet"}
+_PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
+_DATA_FILES = _TABLES | _PICTURES
 
 
 @dataclass(frozen=True)
@@ -95,9 +101,9 @@ def open_store(data: DataConfig, say: Say) -> GroupStore:
     format = detect_format(data.path, data.split) if data.format == "auto" else data.format
     if format == "parquet":
         return GroupStore(data.path, data.split)
-    source = Path(data.path)
-    name = digest("groups", str(source.resolve()), format, data.split or "", _stamp(source))
-    folder = Path(data.cache or "cache").expanduser() / "groups" / name
+    source, cache = Path(data.path), Path(data.cache or "cache").expanduser()
+    name = digest("groups", str(source.resolve()), format, data.split or "", _stamp(source, cache))
+    folder = cache / "groups" / name
     if folder.is_dir() and not is_unfinished(folder):
         say(f"reading the copy of {data.path} in {folder}")
     else:
@@ -118,14 +124,28 @@ def open_store(data: DataConfig, say: Say) -> GroupStore:
     return GroupStore(folder)
 
 
-def _stamp(source: Path) -> str:
-    """Changes with the names, sizes and times of a source's files, in all its folders; a hub id has none."""
-    if source.is_dir():
-        files = sorted(path for path in source.rglob("*") if path.is_file())
-    else:
-        files = [source] if source.exists() else []
-    seen = ((str(file.relative_to(source)), file.stat()) for file in files)
-    return digest(*(f"{name} {state.st_size} {state.st_mtime_ns}" for name, state in seen))
+def _stamp(source: Path, cache: Path) -> str:
+    """Changes with the names, sizes and times of the data files in a source's folder, in depth and behind links.
+
+    A table file counts with all that lies beside it, where its pictures are. What palate writes there itself, runs and
+    the cache, does not count. A hub id has no stamp.
+    """
+    if not source.exists():
+        return "hub"
+    root, seen, found = source if source.is_dir() else source.parent, {cache.resolve()}, []
+    for folder, inner, names in os.walk(root, followlinks=True):
+        place = Path(folder).resolve()
+        if place in seen or "recipe.yaml" in names:
+            inner.clear()
+            continue
+        seen.add(place)  # links may lead round in circles
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        files = (Path(folder, name) for name in names if Path(name).suffix.lower() in _DATA_FILES)
+        for file in files:
+            with contextlib.suppress(FileNotFoundError):  # a link into nowhere; the reader names it
+                state = file.stat()
+                found.append(f"{file.relative_to(root)} {state.st_size} {state.st_mtime_ns}")
+    return digest(*sorted(found))
 
 
 def split_by_prompt(plan: Plan, share: float) -> tuple[Plan, Plan | None]:

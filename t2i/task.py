@@ -110,7 +110,7 @@ class AlignmentTask:
             visits = [Visit(_HELD_OUT_POSITIONS + i, i) for i in indices]
             batch = self.collate([self._item(plan, visit, dropout=False) for visit in visits])
             loss, metrics = self.loss(_to(batch, self.model.device))
-            weights = {"accuracy": float(metrics["accuracy_count"])}  # it is over the groups that are no ties
+            weights = {"accuracy": float(metrics.pop("accuracy_count"))}  # it is over the groups that are no ties
             for name, value in {**metrics, "loss": loss}.items():
                 sums.setdefault(name, []).append((float(value), weights.get(name, len(visits))))
         finite = {name: [(v, w) for v, w in values if v == v] for name, values in sums.items()}

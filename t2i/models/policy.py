@@ -15,6 +15,7 @@ from torch import nn
 
 from ...errors import UserError
 from .checkpoint import Checkpoint
+from .model import quiet
 from .settings import LoraSettings, ReferenceSettings
 
 
@@ -112,19 +113,24 @@ class FullPolicy:
         if not self._offload:
             yield self._frozen
             return
-        yield self._frozen.to(self._home)
-        self._frozen.to("cpu")
+        try:
+            yield self._frozen.to(self._home)
+        finally:
+            self._frozen.to("cpu")
 
     def save(self, folder: Path) -> None:
         """Write a whole pipeline folder that `DiffusionPipeline.from_pretrained` opens."""
         import diffusers
 
         source = self._checkpoint
-        pipeline = getattr(diffusers, source.family.pipeline).from_pretrained(
-            source.path,
-            revision=source.revision,
-            variant=source.variant,
-            use_safetensors=True,
-            **{source.family.network: self._bare},
-        )
-        pipeline.save_pretrained(folder, safe_serialization=True)
+        with quiet():
+            # One precision for all parts: transformers keeps a file's own, diffusers does not, and they must agree.
+            pipeline = getattr(diffusers, source.family.pipeline).from_pretrained(
+                source.path,
+                torch_dtype=torch.float32,
+                revision=source.revision,
+                variant=source.variant,
+                use_safetensors=True,
+                **{source.family.network: self._bare},
+            )
+            pipeline.save_pretrained(folder, safe_serialization=True)

@@ -42,8 +42,36 @@ def test_edited_labels_are_read_again(table, tmp_path, source):
     data = DataConfig(path=str(path), cache=str(tmp_path / "cache"))
     before = [group.labels for group in open_store(data, quiet)]
     assert [group.labels for group in open_store(data, quiet)] == before
-    write(folder, [{**row, "labels": [1, 0]} for row in rows[:3]])
-    assert [group.labels for group in open_store(data, quiet)] == [(1.0, 0.0)] * 3
+    size = (folder / "pairs.jsonl").stat().st_size
+    write(folder, [{**row, "labels": [1, 0]} for row in rows])
+    assert (folder / "pairs.jsonl").stat().st_size == size
+    assert [group.labels for group in open_store(data, quiet)] == [(1.0, 0.0)] * 4
+
+
+@pytest.mark.parametrize("source", ["folder", "file"])
+def test_replaced_pictures_are_read_again_also_behind_a_link(table, tmp_path, source):
+    folder, _ = table
+    (folder / "images").rename(tmp_path / "elsewhere")
+    (folder / "images").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "round").symlink_to(folder)
+    path = folder if source == "folder" else folder / "pairs.jsonl"
+    data = DataConfig(path=str(path), cache=str(tmp_path / "cache"))
+    before = [group.candidates for group in open_store(data, quiet)]
+    shutil.copy(folder / "images" / "g2-0.png", folder / "images" / "g1-0.png")
+    after = [group.candidates for group in open_store(data, quiet)]
+    assert before[1] != after[1]
+    assert after[1][0] == after[2][0]
+
+
+def test_a_run_beside_the_data_does_not_convert_it_anew(table, tmp_path):
+    folder, _ = table
+    data = DataConfig(path=str(folder / "pairs.jsonl"), cache=str(folder / "cache"))
+    open_store(data, quiet)
+    (folder / "run" / "samples").mkdir(parents=True)
+    (folder / "run" / "recipe.yaml").write_text("{}")
+    shutil.copy(folder / "images" / "g0-0.png", folder / "run" / "samples" / "step-1.png")
+    open_store(data, quiet)
+    assert len(list((folder / "cache" / "groups").iterdir())) == 1
 
 
 def test_added_pictures_of_two_folders_are_seen(tmp_path, shape_groups):

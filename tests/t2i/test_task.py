@@ -158,7 +158,6 @@ def test_held_out_accuracy_is_over_the_groups_that_are_no_ties(path, tmp_path, s
     task.micro_batch = len(task.prepared.held_out)
     at_once = task.validate()
     assert len(task.prepared.held_out) % 4
-    assert apart.pop("accuracy_count") < at_once.pop("accuracy_count")
     assert apart == pytest.approx(at_once, rel=1e-3, abs=1e-4)
 
 
