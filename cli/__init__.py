@@ -13,7 +13,7 @@ import typer
 
 from .. import __version__
 from ..errors import PalateError
-from . import data, demo, estimate, generate, recipe, train
+from . import data, demo, estimate, generate, recipe, score, train
 
 _PACKAGE = Path(__file__).parents[1]
 _REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
@@ -28,6 +28,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo_command)
 app.command("train")(train.train_command)
 app.command("generate")(generate.generate_command)
+app.command("score")(score.score_command)
 app.command("estimate")(estimate.estimate_command)
 app.add_typer(data.app, name="data")
 app.add_typer(recipe.app, name="recipe")

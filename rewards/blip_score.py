@@ -21,7 +21,7 @@ from transformers import BlipForImageTextRetrieval
 
 from ..errors import UserError
 from .blip_prompts import BlipPrompts, open_blip_prompts
-from .pixels import normalise, to_rgb
+from .pixels import normalise, resize
 from .reward import Failure, require_pairs, score_prepared
 
 REPOSITORY = "Salesforce/blip-itm-large-coco"
@@ -59,7 +59,7 @@ class BlipScore:
         Raises:
             OSError, ValueError: the picture cannot be decoded.
         """
-        square = to_rgb(picture).resize((self.size, self.size), Image.Resampling.BICUBIC)
+        square = resize(picture, self.size, self.size)
         return normalise(pil_to_tensor(square) / 255)
 
     def score_pixels(self, prompts: Sequence[str], pixels: Tensor) -> Tensor:

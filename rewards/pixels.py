@@ -6,7 +6,9 @@ turns it before. Pixels under transparency count with the colours that they hide
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -14,9 +16,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from .resizing import bicubic, bicubic_levels
+
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 """Of CLIP's training pictures in [0, 1], per channel; ImageReward (BLIP) uses them too."""
+
+_thread = threading.local()  # `resized`, within `shared_resizing`
 
 _SIXTEEN_BIT = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
 
@@ -68,11 +74,37 @@ def centre_crop(picture: Image.Image, size: int = 224, offset: Callable[[int], i
     Raises:
         OSError, ValueError: the picture cannot be decoded.
     """
-    picture = to_rgb(picture)
     height, width = _shortest_side(picture.height, picture.width, size)
     top, left = offset(height - size), offset(width - size)
-    resized = picture.resize((width, height), Image.Resampling.BICUBIC)
+    resized = resize(picture, width, height)
     return normalise(_to_tensor(resized.crop((left, top, left + size, top + size))))
+
+
+@contextlib.contextmanager
+def shared_resizing() -> Iterator[None]:
+    """Within the block, in this thread, a picture that is resized twice to one size is resized once.
+
+    PickScore, CLIPScore and ImageReward cut different middles out of the same small picture. Pictures must outlive the
+    block and stay as they are.
+    """
+    _thread.resized = {}
+    try:
+        yield
+    finally:
+        del _thread.resized
+
+
+def resize(picture: Image.Image, width: int, height: int) -> Image.Image:
+    """The picture as RGB in another size, by Pillow's bicubic filter.
+
+    Raises:
+        OSError, ValueError: the picture cannot be decoded.
+    """
+    known: dict[tuple[int, int, int], Image.Image] = getattr(_thread, "resized", {})
+    key = (id(picture), width, height)
+    if key not in known:
+        known[key] = to_rgb(picture).resize((width, height), Image.Resampling.BICUBIC)
+    return known[key]
 
 
 def centre_crop_tensor(images: Tensor, size: int = 224, offset: Callable[[int], int] = floor_half) -> Tensor:
@@ -82,7 +114,7 @@ def centre_crop_tensor(images: Tensor, size: int = 224, offset: Callable[[int], 
     """
     height, width = _shortest_side(images.shape[-2], images.shape[-1], size)
     top, left = offset(height - size), offset(width - size)
-    resized = _bicubic(images, height, width, antialias=True).clamp(0, 1)  # 8-bit pictures cannot overshoot either
+    resized = bicubic(images, height, width, antialias=True).clamp(0, 1)  # 8-bit pictures cannot overshoot either
     return normalise(resized[..., top : top + size, left : left + size])
 
 
@@ -105,17 +137,29 @@ def letterbox(picture: Image.Image, size: int = 224, antialias: bool = True) -> 
     Raises:
         OSError, ValueError: the picture cannot be decoded.
     """
-    return letterbox_tensor(_to_tensor(to_rgb(picture))[None], size, antialias)[0]
+    levels = np.array(to_rgb(picture))
+    height, width = _longest_side(levels.shape[0], levels.shape[1], size)
+    # The levels are brought to [0, 1] after they are few; the filter is linear.
+    return normalise(_bars(bicubic_levels(levels, height, width, antialias) / 255, size))
 
 
 def letterbox_tensor(images: Tensor, size: int = 224, antialias: bool = True) -> Tensor:
     """`letterbox` of float images `[n, 3, H, W]` in [0, 1], for gradients: `[n, 3, size, size]`."""
-    scale = size / max(images.shape[-2:])
-    height, width = (max(1, round(side * scale)) for side in images.shape[-2:])
-    top, left = (size - height) // 2, (size - width) // 2
+    height, width = _longest_side(images.shape[-2], images.shape[-1], size)
     # Bicubic overshoots [0, 1] a little; the reference does not clamp.
-    resized = _bicubic(images, height, width, antialias)
-    return normalise(F.pad(resized, (left, size - width - left, top, size - height - top)))
+    return normalise(_bars(bicubic(images, height, width, antialias), size))
+
+
+def _longest_side(height: int, width: int, size: int) -> tuple[int, int]:
+    """Height and width when the longer becomes `size` and the other the nearest whole pixel."""
+    scale = size / max(height, width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _bars(images: Tensor, size: int) -> Tensor:
+    """Black around `[..., h, w]` to make it `size` a side; the wider bar is below or right."""
+    top, left = ((size - side) // 2 for side in images.shape[-2:])
+    return F.pad(images, (left, size - images.shape[-1] - left, top, size - images.shape[-2] - top))
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -129,10 +173,6 @@ def _shortest_side(height: int, width: int, size: int) -> tuple[int, int]:
     if height <= width:
         return size, int(size * width / height)
     return int(size * height / width), size
-
-
-def _bicubic(images: Tensor, height: int, width: int, antialias: bool) -> Tensor:
-    return F.interpolate(images, size=(height, width), mode="bicubic", align_corners=False, antialias=antialias)
 
 
 def _to_tensor(picture: Image.Image) -> Tensor:

@@ -5,7 +5,17 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+from transformers import (
+    BlipTextConfig,
+    BlipTextModel,
+    BlipVisionConfig,
+    BlipVisionModel,
+    CLIPConfig,
+    CLIPModel,
+    CLIPTokenizer,
+)
+
+from palate.rewards.blip_keys import MLP_LAYERS, imagereward_keys
 
 WIDTHS = {"hidden_size": 32, "intermediate_size": 64, "projection_dim": 16}
 
@@ -86,4 +96,41 @@ def quick_gelu_folder(tokenizer, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("quick_gelu")
     build_transformers("quick_gelu", end=2).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+BERT_WORDS = ["a", "red", "blue", "big", "dog", "cat", "on", "the", "roof"]
+
+
+@pytest.fixture(scope="session")
+def hps_file(tmp_path_factory) -> Path:
+    """As the official one: float16 under the key `state_dict`; for `Heads(text=4, vision=2)`."""
+    path = tmp_path_factory.mktemp("hps_official") / "HPS_v2.1_compressed.pt"
+    torch.save({"state_dict": build_open_clip().half().state_dict()}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def imagereward_folder(tmp_path_factory) -> Path:
+    """A tiny ImageReward.pt (2 layers of one head, 32 pixels in patches of 16) beside a tiny `vocab.txt`."""
+    folder = tmp_path_factory.mktemp("imagereward")
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *BERT_WORDS]))
+    width = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 1}
+    ends = {"bos_token_id": None, "sep_token_id": None, "pad_token_id": 0, "eos_token_id": None}
+    text = {**width, **ends, "vocab_size": len(BERT_WORDS) + 7, "encoder_hidden_size": 64, "is_decoder": True}
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        vision_model = BlipVisionModel(BlipVisionConfig(**width, image_size=32, patch_size=16))
+        text_model = BlipTextModel(BlipTextConfig(**text), add_pooling_layer=False)
+        state = {f"vision_model.{name}": tensor for name, tensor in vision_model.state_dict().items()}
+        state |= {f"text_encoder.{name}": tensor for name, tensor in text_model.state_dict().items()}
+        state = {
+            name: tensor + 0.2 * torch.randn_like(tensor)
+            for name, tensor in state.items()
+            if tensor.is_floating_point()
+        }
+        for layer, outputs, inputs in zip(MLP_LAYERS, (64, 32, 16, 8, 1), (64, 64, 32, 16, 8), strict=True):
+            state[f"mlp.layers.{layer}.weight"] = torch.randn(outputs, inputs) / inputs**0.5
+            state[f"mlp.layers.{layer}.bias"] = torch.zeros(outputs)
+    torch.save({key: state[name] for key, name in imagereward_keys(2, 2).items()}, folder / "ImageReward.pt")
     return folder

@@ -1,0 +1,154 @@
+"""`palate score IMAGES --with pickscore,hpsv2.1`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ..rewards.batch import Scored
+
+_IMAGES = "A folder, a picture, a pattern, a manifest (JSONL, CSV, Parquet; columns image and prompt) or groups."
+_PROMPTS = "A manifest's column, or a file: a text with one prompt for each picture, or a table of image and prompt."
+_WEIGHTS = "NAME=PATH or NAME.ASSET=PATH (an asset is tokenizer, head, ...) in place of the hub's; may be given again."
+
+
+def score_command(
+    images: Annotated[str | None, typer.Argument(help=_IMAGES, show_default=False)] = None,
+    scorers: Annotated[str, typer.Option("--with", help="Scorers, with commas between; --list names them.")] = "",
+    prompts: Annotated[str | None, typer.Option(help=_PROMPTS)] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the tables and the log.")] = Path("scores"),
+    weights: Annotated[list[str] | None, typer.Option(help=_WEIGHTS)] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto: a GPU where there is one.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="Of the networks: float32 (the published numbers), bfloat16, float16.")] = (
+        "float32"
+    ),
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures at once; halved where memory is short.")] = 32,
+    shard: Annotated[str, typer.Option(help="I/N: only the I-th of N parts; the last to end writes the tables.")] = (
+        "1/1"
+    ),
+    as_stored: Annotated[bool, typer.Option("--as-stored", help="Do not turn pictures as their EXIF says.")] = False,
+    show: Annotated[bool, typer.Option("--list", help="Name the scorers and leave.")] = False,
+) -> None:
+    """Score pictures with many scorers at once; the same command goes on where it stopped."""
+    if show:
+        _list()
+        return
+    from ..errors import UserError
+    from ..rewards.registry import find_entry
+
+    names = [name.strip() for name in scorers.split(",") if name.strip()]
+    if images is None or not names:
+        raise UserError("name the images and the scorers: palate score IMAGES --with pickscore,hpsv2.1 (see --list)")
+    for name in names:
+        find_entry(name)
+    part = _shard(shard)
+    assets = _assets(weights or [])
+
+    from ..rewards.rows import open_rows
+
+    rows = open_rows(images, prompts)  # a wrong path is told before gigabytes are loaded
+    _require_prompts(names, rows.has_prompts, images)
+    from ..rewards.batch import score_images
+    from ..rewards.scorer import open_scorers
+    from .stages import stages
+
+    with stages() as (say, advance):
+        opened = open_scorers(names, assets, **_placed(device, dtype))
+        done = score_images(
+            rows, opened, out, batch_size=batch_size, shard=part, upright=not as_stored, advance=advance
+        )
+        _tell(done, say)
+
+
+def _require_prompts(names: list[str], has_prompts: bool, images: str) -> None:
+    from ..errors import UserError
+    from ..rewards.scorer import needing_prompts
+
+    needing = needing_prompts(names)
+    if needing and not has_prompts:
+        raise UserError(f"{images} has no prompts, and {', '.join(needing)} need them; give --prompts FILE or COLUMN")
+
+
+def _placed(device: str, dtype: str) -> dict[str, Any]:
+    from ..errors import UserError
+
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise UserError(f"--dtype is {dtype!r}; it is float32, bfloat16 or float16")
+    import torch
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return {"device": torch.empty(0, device=device).device, "dtype": getattr(torch, dtype)}
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {device!r} is not here ({str(error).splitlines()[0]})") from None
+
+
+def _shard(text: str) -> tuple[int, int]:
+    """`2/3` as (1, 3)."""
+    from ..errors import UserError
+
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise UserError(f"--shard is {text!r}; it is I/N with I from 1 to N, such as 1/4")
+    return int(number) - 1, int(count)
+
+
+def _assets(weights: list[str]) -> dict[str, dict[str, str]]:
+    """`["pickscore=p", "imagereward.tokenizer=t"]` by scorer and asset. A scorer's own name may hold a dot."""
+    from importlib.metadata import EntryPoint
+
+    from ..errors import UserError
+    from ..rewards.registry import find_entry
+
+    found: dict[str, dict[str, str]] = {}
+    for text in weights:
+        target, equals, path = text.partition("=")
+        if not (target and equals and path):
+            raise UserError(f"--weights is {text!r}; it is NAME=PATH, such as pickscore=/models/PickScore_v1")
+        name, asset = target, "weights"
+        head, dot, tail = target.rpartition(".")
+        if dot and not tail.isdecimal():
+            name, asset = head, tail
+        entry = find_entry(name)
+        if not isinstance(entry, EntryPoint) and asset not in entry.assets:
+            raise UserError(f"{name} has no asset {asset!r}; it has {', '.join(entry.assets) or 'none'}")
+        found.setdefault(name, {})[asset] = path
+    return found
+
+
+def _tell(done: Scored, say: Any) -> None:
+    for image, reason in done.reasons:
+        say(f"no score: {image}: {reason}" if image not in reason else f"no score: {reason}")
+    if done.skipped:
+        say(f"{done.skipped} groups could not be read and are left out; `palate data check` tells why")
+    parts = []
+    for name, new in done.new.items():
+        failed = done.failures[name]
+        parts.append(f"{name} {new} new" + (f", {failed} without a score" if failed else ""))
+    say(f"{done.images} images: {'; '.join(parts)}")
+    say(str(done.tables[0]) if done.tables else "the tables are written when the other shards are done")
+
+
+def _list() -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from ..rewards.registry import ENTRIES, plugins
+
+    table = Table("scorer", "modality", "prompt", "range and scale", "licence of weights", "GB in bf16", box=None)
+    table.columns[0].no_wrap = True
+    for entry in ENTRIES:
+        memory = f"{entry.memory_gb:.1f}" if entry.memory_gb else "-"
+        prompt = "yes" if entry.needs_prompts else "no"
+        table.add_row(entry.name, entry.modality, prompt, entry.scale, entry.licence, memory)
+    for name, point in sorted(plugins().items()):
+        brought = point.dist.name if point.dist else point.value
+        table.add_row(name, "?", "?", f"from {brought}", "?", "?")
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 140  # a file or a pipe has no edge
+    console.print(table)

@@ -1,0 +1,46 @@
+"""A plain Python function as a reward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from .reward import Failure, score_each
+
+
+@dataclass(frozen=True)
+class FunctionReward:
+    """Scores with `function(prompt, picture) -> float`, one pair at a time; made by `from_function`.
+
+    Args:
+        version: what tells two functions of one name apart; scores that are on record are reused where it is equal.
+        needs_prompts: whether a picture without a prompt can be scored; the function then gets "".
+    """
+
+    name: str
+    function: Callable[[str, Image.Image], float]
+    version: str = ""
+    needs_prompts: bool = True
+    modality: Literal["image"] = "image"
+    differentiable: bool = False
+
+    def score(
+        self, prompts: Sequence[str], media: Sequence[Image.Image], failures: list[Failure] | None = None
+    ) -> np.ndarray:
+        """The function's values, float32 `[n]`; NaN with its message where it raises OSError or ValueError.
+
+        Raises:
+            ValueError: there are not as many prompts as pictures.
+        """
+        return score_each(self.function, prompts, media, failures)
+
+
+def from_function(
+    name: str, function: Callable[[str, Image.Image], float], version: str = "", needs_prompts: bool = True
+) -> FunctionReward:
+    """A reward from a function of a prompt and a picture; higher is better. Change `version` when the function does."""
+    return FunctionReward(name, function, version, needs_prompts)

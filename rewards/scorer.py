@@ -1,0 +1,135 @@
+"""A reward with the settings that decide its numbers: what a log is keyed by and a table is labelled with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UserError
+from .function import FunctionReward
+from .registry import find_entry, open_reward
+
+if TYPE_CHECKING:
+    from .reward import Reward
+
+_PLACED = ("device",)  # where a reward is computed is no part of what it says
+_MODEL_FILES = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.json", "*.txt")
+
+
+@dataclass(frozen=True, eq=False)
+class Scorer:
+    """A reward for `score_images`.
+
+    Args:
+        name: its column.
+        reward: with `prepare` and `score_pixels` it is scored in batches; without, picture by picture.
+        settings: what decides its numbers, JSON values; scores on record are reused where they are equal.
+        needs_prompts: whether a picture without a prompt is a failure.
+        scale: what its values are.
+    """
+
+    name: str
+    reward: Reward
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    needs_prompts: bool = True
+    scale: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits of name and settings."""
+        text = json.dumps([self.name, dict(self.settings)], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def open_scorer(name: str, **assets: Any) -> Scorer:
+    """Open a reward of the zoo by name; `assets` as for `open_reward`. Local weights are hashed.
+
+    Raises:
+        UserError: the name or an asset is unknown, or the weights cannot be found or read.
+    """
+    entry = find_entry(name)
+    reward = open_reward(name, **assets)
+    given = {key: _identity(value) for key, value in sorted(assets.items()) if key not in _PLACED}
+    if isinstance(entry, EntryPoint):
+        package = f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
+        return Scorer(name, reward, {"package": package, **given}, _needs_prompts(reward))
+    if entry.weights is None:
+        return Scorer(name, reward, {}, entry.needs_prompts, entry.scale)
+    settings = {"weights": f"hub {entry.weights}", "dtype": "float32"} | given
+    if hasattr(reward, "antialias"):
+        settings["antialias"] = reward.antialias  # type: ignore[attr-defined]
+    return Scorer(name, reward, settings, entry.needs_prompts, entry.scale)
+
+
+def scorer_of(reward: Reward, **settings: Any) -> Scorer:
+    """A scorer around a reward that is open already.
+
+    Args:
+        settings: what decides its numbers, such as a name of its weights; where it changes, scores are made anew.
+    """
+    if isinstance(reward, FunctionReward):
+        settings = {"version": reward.version, **settings}
+    return Scorer(reward.name, reward, settings, _needs_prompts(reward))
+
+
+def open_scorers(
+    names: Sequence[str], assets: Mapping[str, Mapping[str, Any]] | None = None, **shared: Any
+) -> list[Scorer]:
+    """Open several; `assets` are per name and `shared` for all, such as `device` and `dtype`.
+
+    Raises:
+        UserError: a name comes twice or is unknown, assets are given for one that is not asked for, or one cannot be
+            opened.
+    """
+    assets = assets or {}
+    for name in [*names, *assets]:
+        find_entry(name)
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"the scorer {twice} is named twice")
+    if stray := next((name for name in assets if name not in names), None):
+        raise UserError(f"there are weights for {stray}, which is not among the scorers {', '.join(names)}")
+    return [open_scorer(name, **{**shared, **assets.get(name, {})}) for name in names]
+
+
+def needing_prompts(names: Sequence[str]) -> list[str]:
+    """Those of palate's own scorers that need prompts, told without opening them."""
+    entries = map(find_entry, names)
+    return [entry.name for entry in entries if not isinstance(entry, EntryPoint) and entry.needs_prompts]
+
+
+def _needs_prompts(reward: Reward) -> bool:
+    return bool(getattr(reward, "needs_prompts", True))
+
+
+def _identity(value: Any) -> Any:
+    """A local path as the digest of its content, a hub id or a setting as its text."""
+    if isinstance(value, (str, Path)):
+        path = Path(value).expanduser()
+        if path.is_file():
+            return f"sha256 {_digest([path])}"
+        if path.is_dir():
+            files = sorted({file for pattern in _MODEL_FILES for file in path.glob(pattern) if file.is_file()})
+            return f"sha256 {_digest(files)}"
+    return value if isinstance(value, (bool, int, float, str)) else str(value).removeprefix("torch.")
+
+
+def _digest(files: Sequence[Path]) -> str:
+    """Of one file's content, as `sha256sum` tells it; of several, of their names and digests."""
+    digests = [_file_digest(file) for file in files]
+    if len(files) == 1:
+        return digests[0]
+    listed = "".join(f"{digest}  {file.name}\n" for file, digest in zip(files, digests, strict=True))
+    return hashlib.sha256(listed.encode()).hexdigest()
+
+
+def _file_digest(file: Path, chunk: int = 1 << 20) -> str:
+    state = hashlib.sha256()
+    with open(file, "rb") as stream:
+        while part := stream.read(chunk):
+            state.update(part)
+    return state.hexdigest()

@@ -1,0 +1,136 @@
+"""`palate score`: the tables, the list, and the mistakes that it answers."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from palate.cli import main
+
+LIMIT = 0.3  # seconds of CPU
+HEAVY = {"torch", "transformers", "diffusers", "pyarrow", "datasets", "accelerate", "peft", "numpy", "PIL", "yaml"}
+_LOADED = """
+import sys
+sys.argv = ["palate", "score", *sys.argv[1:]]
+from palate.cli import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+print("loaded:", *{name.partition(".")[0] for name in sys.modules})
+"""
+
+
+@pytest.fixture
+def score(monkeypatch, capsys, tmp_path):
+    """`score("pictures", ...)` gives the exit code, stdout and stderr, in a folder with three pictures."""
+    torch.set_num_threads(1)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    Path("pictures").mkdir()
+    rows = []
+    for number, colour in enumerate(["red", "lime", "blue"]):
+        Image.new("RGB", (16, 16), colour).save(f"pictures/{colour}.png")
+        rows.append({"image": f"{colour}.png", "prompt": "a photo of a red circle", "wish": f"wish {number}"})
+    Path("pictures/images.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["palate", "score", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return int(end.value.code or 0), *capsys.readouterr()
+
+    return call
+
+
+@pytest.mark.parametrize("option", ["--list", "--help"])
+def test_list_and_help_are_instant(option: str) -> None:
+    command = [sys.executable, "-m", "palate", "score", option]
+    fastest = 10.0
+    for _ in range(5):  # the best of five: a busy machine slows some of them
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(command, capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        fastest = min(fastest, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        if fastest < LIMIT / 2:
+            break
+    assert fastest < LIMIT
+    done = subprocess.run([sys.executable, "-c", _LOADED, option], capture_output=True, text=True, check=True)
+    assert set(done.stdout.rpartition("loaded:")[2].split()) & HEAVY == set()
+
+
+def test_the_list_tells_what_the_numbers_are(score):
+    code, out, _ = score("--list")
+    assert code == 0
+    line = next(line for line in out.splitlines() if line.split()[:1] == ["hpsv2.1"])
+    for part in ("image", "yes", "0.13 to 0.34", "Apache-2.0", "2.0"):
+        assert part in line
+
+
+def test_scores_and_then_nothing_more_to_do(score):
+    Path("pictures/lime.png").write_bytes(b"no picture")
+    code, _, err = score("pictures", "--with", "shapes_oracle, sharpness", "--out", "scores")
+    assert code == 0, err
+    assert "no score: lime.png: not an image format that Pillow knows" in err
+    assert err.splitlines()[-2:] == [
+        "3 images: shapes_oracle 2 new, 1 without a score; sharpness 2 new, 1 without a score",
+        "scores/scores.parquet",
+    ]
+    found = pq.read_table("scores/scores.parquet").to_pylist()
+    assert [row["image"] for row in found] == ["red.png", "lime.png", "blue.png"]
+    assert [row["sharpness"] for row in found][::2] == [0.0, 0.0]
+    code, _, err = score("pictures", "--with", "shapes_oracle,sharpness", "--out", "scores")
+    assert (code, "shapes_oracle 0 new" in err) == (0, True)
+
+
+def test_shards_and_a_column_of_prompts(score):
+    arguments = ("pictures", "--with", "sharpness", "--prompts", "wish", "--batch-size", 1)
+    code, _, err = score(*arguments, "--shard", "2/2")
+    assert (code, err.splitlines()[-1]) == (0, "the tables are written when the other shards are done")
+    assert not Path("scores/scores.jsonl").exists()
+    code, _, err = score(*arguments, "--shard", "1/2")
+    assert (code, err.splitlines()[-1]) == (0, "scores/scores.parquet")
+    found = [json.loads(line) for line in Path("scores/scores.jsonl").read_text().splitlines()]
+    assert [row["prompt"] for row in found] == ["wish 0", "wish 1", "wish 2"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("pictures", "--with", "pickscor"), "there is no scorer 'pickscor'; did you mean pickscore?"),
+        (("nowhere", "--with", "sharpness"), "nowhere does not exist; give a folder"),
+        (("empty", "--with", "sharpness"), "empty holds no images"),
+        (("*.gif", "--with", "sharpness"), "no images match '*.gif'"),
+        (("loose", "--with", "pickscore,sharpness"), "loose has no prompts, and pickscore need them; give --prompts"),
+        (("pictures", "--with", "pickscore", "--prompts", "nix"), "the prompts 'nix' are neither a file nor a column"),
+        (("pictures", "--with", "hpsv2.1", "--weights", "hpsv2.1=none.pt"), "none.pt does not exist; give the path of"),
+        (("pictures", "--with", "pickscore", "--weights", "pickscore=none"), "none cannot be loaded as a CLIP model"),
+        (("pictures", "--with", "imagereward"), "ImageReward.pt cannot be taken from THUDM/ImageReward on the hub"),
+        (
+            ("pictures", "--with", "hpsv2.1", "--weights", "hpsv2.1.head=x"),
+            "hpsv2.1 has no asset 'head'; it has",
+        ),
+        (("pictures", "--with", "pickscore", "--weights", "nonsense"), "--weights is 'nonsense'; it is NAME=PATH"),
+        (("pictures", "--with", "sharpness", "--dtype", "int8"), "--dtype is 'int8'; it is float32"),
+        (("pictures", "--with", "sharpness", "--shard", "3/2"), "--shard is '3/2'; it is I/N"),
+        (("pictures",), "name the images and the scorers"),
+        ((), "name the images and the scorers"),
+    ],
+)
+def test_a_users_mistake_is_one_line(score, arguments, told):
+    Path("empty").mkdir()
+    Path("loose").mkdir()
+    Image.new("RGB", (9, 9)).save("loose/a.png")
+    code, _, err = score(*arguments)
+    assert code == 2
+    assert err.splitlines()[-1].startswith(f"palate: {told}"), err
+    assert "Traceback" not in err
+    assert not Path("scores").exists()

@@ -1,0 +1,124 @@
+"""The zoo's list, its errors, and rewards from elsewhere."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from palate.errors import UserError
+from palate.rewards import registry
+from palate.rewards.function import from_function
+from palate.rewards.registry import ENTRIES, find_entry, open_reward
+from palate.rewards.reward import Reward
+from palate.rewards.scorer import open_scorer, open_scorers
+from palate.rewards.statistics import jpeg_kilobytes, laplacian_variance
+
+
+def test_listing_imports_nothing_heavy():
+    code = "import sys; from palate.rewards.registry import ENTRIES, plugins; plugins(); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "numpy", "PIL", "transformers", "pyarrow"} & set(loaded)
+
+
+def test_every_entry_opens_what_it_says():
+    for entry in ENTRIES:
+        module, _, function = entry.opener.partition(":")
+        opener = getattr(__import__(f"palate.rewards.{module}", fromlist=[function]), function)
+        parameters = opener.__init__.__code__ if isinstance(opener, type) else opener.__code__
+        assert {*entry.assets.values(), *entry.preset} <= set(parameters.co_varnames), entry.name
+        assert (entry.weights is None) == (entry.memory_gb == 0) == (not entry.assets)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("pickscor", "pickscore"), ("HPS-v2.1", "hpsv2.1"), ("hps_v2", "hpsv2"), ("clip_score", "clipscore")],
+)
+def test_an_unknown_name_is_told_the_nearest(name, near):
+    with pytest.raises(UserError, match=rf"there is no scorer '{name}'; did you mean {near}\? known are pickscore, "):
+        open_reward(name)
+
+
+def test_without_a_near_one_the_list_is_told():
+    with pytest.raises(UserError, match=r"there is no scorer 'zzz'; known are pickscore"):
+        find_entry("zzz")
+
+
+def test_wrong_assets_are_told(tmp_path):
+    with pytest.raises(
+        UserError, match=r"pickscore cannot be opened so .*'wheels'.*; its assets are weights, tokenizer"
+    ):
+        open_reward("pickscore", wheels=4)
+    with pytest.raises(UserError, match=r"none does not exist"):
+        open_reward("hpsv2.1", weights=tmp_path / "none")
+    with pytest.raises(UserError, match="named twice"):
+        open_scorers(["sharpness", "sharpness"])
+    with pytest.raises(UserError, match="weights for pickscore, which is not among the scorers sharpness"):
+        open_scorers(["sharpness"], {"pickscore": {"weights": "x"}})
+
+
+def test_the_settings_tell_what_decides_the_numbers(gelu_folder, quick_gelu_folder):
+    import torch
+
+    one = open_scorer("pickscore", weights=gelu_folder)
+    same = open_scorer("pickscore", weights=str(gelu_folder), device="cpu")
+    assert one.fingerprint == same.fingerprint
+    rough = open_scorer("pickscore", weights=gelu_folder, dtype=torch.bfloat16)
+    assert rough.settings["dtype"] == "bfloat16"
+    assert rough.fingerprint != one.fingerprint
+    assert open_scorer("clipscore", weights=quick_gelu_folder).fingerprint != one.fingerprint
+
+
+class Brightness:
+    name, modality, differentiable, needs_prompts = "brightness", "image", False, False
+
+    def score(self, prompts, media, failures=None):
+        return np.float32([np.asarray(one).mean() for one in media])
+
+
+def open_brightness(weights: str = "", **_: object) -> Brightness:
+    return Brightness()
+
+
+def open_nothing(**_: object) -> str:
+    return "nothing"
+
+
+def test_another_package_brings_a_reward(monkeypatch):
+    points = [
+        EntryPoint("brightness", f"{__name__}:open_brightness", registry.GROUP),
+        EntryPoint("nothing", f"{__name__}:open_nothing", registry.GROUP),
+        EntryPoint("broken", "no_such_module_at_all:open", registry.GROUP),
+        EntryPoint("pickscore", "thief:open", registry.GROUP),
+    ]
+    monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or __import__(__name__))
+    monkeypatch.setattr(registry, "entry_points", lambda group: points)
+    scorer = open_scorer("brightness", weights="x")
+    assert isinstance(scorer.reward, Reward)
+    assert scorer.needs_prompts is False
+    assert scorer.reward.score([""], [Image.new("RGB", (2, 2), (9, 9, 9))]).tolist() == [9.0]
+    with pytest.raises(UserError, match="gives a str, which is no reward"):
+        open_reward("nothing")
+    with pytest.raises(UserError, match="broken, which is no_such_module_at_all:open, cannot be imported"):
+        open_reward("broken")
+    assert "pickscore" not in registry.plugins()
+
+
+def test_a_function_is_a_reward():
+    reward = from_function("width", lambda prompt, image: image.width * len(prompt))
+    assert isinstance(reward, Reward)
+    assert reward.score(["ab", "c"], [Image.new("L", (5, 1)), Image.new("L", (7, 1))]).tolist() == [10.0, 7.0]
+
+
+def test_sharpness_and_size_by_hand():
+    grey = np.zeros((3, 4, 3), dtype=np.uint8)
+    grey[1, 1] = 10  # Laplacian there -40, right of it 10: mean -15, variance 25 ** 2
+    assert laplacian_variance("", Image.fromarray(grey)) == 625.0
+    with pytest.raises(ValueError, match="too few"):
+        laplacian_variance("", Image.new("RGB", (2, 9)))
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    assert jpeg_kilobytes("", noise) > 3 * jpeg_kilobytes("", Image.new("RGB", (64, 64)))
