@@ -120,7 +120,8 @@ def validation_numbers(method: Method, device: torch.device | str = "cpu") -> se
     """The names of a validation's numbers: an objective names the same ones in every call."""
     nothing = torch.zeros(1, method.fewest, device=device)
     _, metrics = method.objective(nothing, nothing if method.needs_reference else None, nothing)
-    return {*metrics, "loss"} | ({"temperature"} if method.temperature is not None else set())
+    named = {*metrics, "loss"} | ({"temperature"} if method.temperature is not None else set())
+    return named - {"accuracy_count"}  # the accuracy's weight, and no number of its own
 
 
 def open_model(config: ModelConfig, precision: str, device: torch.device | str) -> TextToImageModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import os
 from collections.abc import Callable, Iterator
@@ -35,7 +36,7 @@ Advance = Callable[[str, int, int], None]
 
 Item = TypeVar("Item")
 
-_TABLES = {".json", ".jsonl", ".csv", ".tsv", ".txt", ".parquet"}
+_TABLES = {".json", ".jsonl", ".csv", ".tsv", ".txt", ".parquet", ".zip"}  # ImageRewardDB keeps pictures in zips
 _PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
 _DATA_FILES = _TABLES | _PICTURES
 
@@ -127,25 +128,32 @@ def open_store(data: DataConfig, say: Say) -> GroupStore:
 def _stamp(source: Path, cache: Path) -> str:
     """Changes with the names, sizes and times of the data files in a source's folder, in depth and behind links.
 
-    A table file counts with all that lies beside it, where its pictures are. What palate writes there itself, runs and
-    the cache, does not count. A hub id has no stamp.
+    A table file counts with all that lies beside it, where its pictures are, and a pattern with what it matches. What
+    palate writes there itself, runs and the cache, does not count. A hub id has no stamp.
     """
-    if not source.exists():
-        return "hub"
-    root, seen, found = source if source.is_dir() else source.parent, {cache.resolve()}, []
+    if source.exists():
+        files = _data_files(source if source.is_dir() else source.parent, cache)
+    else:
+        files = map(Path, glob.glob(str(source), recursive=True))
+    found = []
+    for file in files:
+        with contextlib.suppress(FileNotFoundError):  # a link into nowhere; the reader names it
+            state = file.stat()
+            found.append(f"{file} {state.st_size} {state.st_mtime_ns}")
+    return digest(*sorted(found))
+
+
+def _data_files(root: Path, cache: Path) -> Iterator[Path]:
+    seen = {cache.resolve()}
     for folder, inner, names in os.walk(root, followlinks=True):
         place = Path(folder).resolve()
-        if place in seen or "recipe.yaml" in names:
+        is_run = "recipe.yaml" in names and "checkpoints" in inner
+        if place in seen or is_run:
             inner.clear()
             continue
         seen.add(place)  # links may lead round in circles
         inner[:] = [name for name in inner if not name.startswith(".")]
-        files = (Path(folder, name) for name in names if Path(name).suffix.lower() in _DATA_FILES)
-        for file in files:
-            with contextlib.suppress(FileNotFoundError):  # a link into nowhere; the reader names it
-                state = file.stat()
-                found.append(f"{file.relative_to(root)} {state.st_size} {state.st_mtime_ns}")
-    return digest(*sorted(found))
+        yield from (Path(folder, name) for name in names if Path(name).suffix.lower() in _DATA_FILES)
 
 
 def split_by_prompt(plan: Plan, share: float) -> tuple[Plan, Plan | None]:

@@ -17,7 +17,8 @@ from .disk import write_json, write_text
 from .recipe import dump_recipe
 
 # What may change between two starts of one run: how long, how fast, how shown; nothing that changes a step's result.
-_FREE = {
+# Data may be moved or named otherwise: `require_same_data` looks at what it holds.
+_FREE = {"data.path"} | {
     f"training.{key}"
     for key in (
         "steps",

@@ -3,6 +3,8 @@
 import json
 import shutil
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from palate.errors import UserError
@@ -38,6 +40,7 @@ def write(folder, rows) -> None:
 @pytest.mark.parametrize("source", ["folder", "file"])
 def test_edited_labels_are_read_again(table, tmp_path, source):
     folder, rows = table
+    (folder / "recipe.yaml").write_text("{}")  # a recipe beside the data does not make a run of the folder
     path = folder if source == "folder" else folder / "pairs.jsonl"
     data = DataConfig(path=str(path), cache=str(tmp_path / "cache"))
     before = [group.labels for group in open_store(data, quiet)]
@@ -68,10 +71,29 @@ def test_a_run_beside_the_data_does_not_convert_it_anew(table, tmp_path):
     data = DataConfig(path=str(folder / "pairs.jsonl"), cache=str(folder / "cache"))
     open_store(data, quiet)
     (folder / "run" / "samples").mkdir(parents=True)
+    (folder / "run" / "checkpoints").mkdir()
     (folder / "run" / "recipe.yaml").write_text("{}")
     shutil.copy(folder / "images" / "g0-0.png", folder / "run" / "samples" / "step-1.png")
     open_store(data, quiet)
     assert len(list((folder / "cache" / "groups").iterdir())) == 1
+
+
+def test_a_shard_added_to_a_pattern_is_seen(tmp_path, shape_groups):
+    groups = shape_groups(4)
+
+    def shard(name, chosen) -> None:
+        rows = [
+            {"caption": g.prompt, "jpg_0": g.candidates[0], "jpg_1": g.candidates[1], "label_0": 0.0, "label_1": 1.0}
+            | {"has_label": True, "image_0_uid": f"{g.key}-0", "image_1_uid": f"{g.key}-1", "ranking_id": i}
+            for i, g in enumerate(chosen)
+        ]
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / name)
+
+    shard("a.parquet", groups[:2])
+    data = DataConfig(path=str(tmp_path / "*.parquet"), cache=str(tmp_path / "cache"), format="pickapic")
+    assert len(open_store(data, quiet)) == 2
+    shard("b.parquet", groups[2:])
+    assert len(open_store(data, quiet)) == 4
 
 
 def test_added_pictures_of_two_folders_are_seen(tmp_path, shape_groups):
