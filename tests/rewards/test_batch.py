@@ -85,7 +85,9 @@ def test_numbers_are_those_of_one_by_one_in_any_order_and_batch(folder, tmp_path
     for scorer in tiny:
         wanted = [scorer.reward.score([row["prompt"]], [one])[0] for row, one in zip(manifest, opened, strict=True)]
         assert np.ptp(wanted) > 1e-3
-        np.testing.assert_allclose([row[scorer.name] for row in found], wanted, rtol=1e-5, atol=1e-5)
+        # PickScore multiplies a cosine, and float32's error with it, by 100: near 0 the noise is that of its largest.
+        scale = max(1.0, float(np.abs(wanted).max()))
+        np.testing.assert_allclose([row[scorer.name] for row in found], wanted, rtol=0, atol=1e-5 * scale)
     read = pq.read_table(tmp_path / "out/scores.parquet")
     assert read.column("pickscore").type == pa.float32()
     assert read.column("hpsv2.1").to_pylist() == pytest.approx([row["hpsv2.1"] for row in found], abs=1e-7)
