@@ -37,11 +37,11 @@ def decode(data: bytes, at_least: int | None = None, min_side: int = MIN_SIDE) -
         if at_least is not None:
             image.draft(None, (at_least, at_least))
         image.load()
-        return _to_rgb(_upright(image))
+        return _to_rgb(upright(image))
     except MemoryError:
         raise
     except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, struct.error, ... on damaged files
-        raise UnreadableImageError(_reason(error)) from error
+        raise UnreadableImageError(damage(error)) from error
 
 
 def image_size(data: bytes) -> tuple[int, int]:
@@ -79,7 +79,7 @@ def _open(data: bytes, min_side: int) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:
-        raise UnreadableImageError(_reason(error)) from error
+        raise UnreadableImageError(damage(error)) from error
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise UnreadableImageError(f"{width} x {height}: more than {MAX_PIXELS:,} pixels")
@@ -102,7 +102,8 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
+    """The picture turned as its EXIF orientation says; itself where that says nothing."""
     return ImageOps.exif_transpose(image) if 2 <= _orientation(image) <= 8 else image
 
 
@@ -116,7 +117,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _reason(error: Exception) -> str:
+def damage(error: Exception) -> str:
+    """What Pillow's error over a damaged file means, in one phrase."""
     text = str(error)
     if "truncated" in text.lower() or isinstance(error, EOFError):
         return "truncated"

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import UserError
+from .affine import collapse_layers
 from .clip_score import REPOSITORY
 from .clip_tower import ClipTower
 from .pixels import centre_crop, centre_crop_tensor, round_half
@@ -127,11 +128,8 @@ def collapse(state: Mapping[str, Tensor], source: str = "the state dict") -> tup
     if wrong := sorted(wanted ^ state.keys()):
         fault = "lacks" if wrong[0] in wanted else "has the unknown key"
         raise UserError(f"{source} {fault} {wrong[0]}; it should hold layers.{{0,2,4,6,7}}, as {HEAD_FILE} does")
-    weight, bias = state["layers.0.weight"].double(), state["layers.0.bias"].double()
     try:
-        for layer in LAYERS[1:]:
-            w, b = state[f"layers.{layer}.weight"].double(), state[f"layers.{layer}.bias"].double()
-            weight, bias = w @ weight, w @ bias + b
+        weight, bias = collapse_layers(state, [f"layers.{layer}" for layer in LAYERS])
     except RuntimeError as error:
         raise UserError(f"{source}: its layers do not fit on each other ({error})") from None
     if len(weight) != 1:

@@ -20,6 +20,7 @@ from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVi
 from transformers.activations import ACT2FN
 
 from ..errors import UserError
+from .affine import collapse_layers
 from .blip_keys import MLP_LAYERS, TEXT, VISION, count_layers, rename_imagereward
 from .blip_prompts import BlipPrompts, open_blip_prompts
 from .pixels import centre_crop, round_half
@@ -139,11 +140,7 @@ def collapse(state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
 
     The five linear layers have only dropout between them, and (raw - MEAN) / STD is affine too.
     """
-    width = state[f"mlp.layers.{MLP_LAYERS[0]}.weight"].shape[1]
-    weight, bias = torch.eye(width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64)
-    for layer in MLP_LAYERS:
-        w, b = state[f"mlp.layers.{layer}.weight"].double(), state[f"mlp.layers.{layer}.bias"].double()
-        weight, bias = w @ weight, w @ bias + b
+    weight, bias = collapse_layers(state, [f"mlp.layers.{layer}" for layer in MLP_LAYERS])
     return (weight[0] / STD).float(), ((bias[0] - MEAN) / STD).float()
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+from ..training.disk import hashed
 from .function import FunctionReward
 from .registry import find_entry, open_reward
 
@@ -120,16 +121,8 @@ def _identity(value: Any) -> Any:
 
 def _digest(files: Sequence[Path]) -> str:
     """Of one file's content, as `sha256sum` tells it; of several, of their names and digests."""
-    digests = [_file_digest(file) for file in files]
+    digests = [hashed(file, hashlib.sha256()).hexdigest() for file in files]
     if len(files) == 1:
         return digests[0]
     listed = "".join(f"{digest}  {file.name}\n" for file, digest in zip(files, digests, strict=True))
     return hashlib.sha256(listed.encode()).hexdigest()
-
-
-def _file_digest(file: Path, chunk: int = 1 << 20) -> str:
-    state = hashlib.sha256()
-    with open(file, "rb") as stream:
-        while part := stream.read(chunk):
-            state.update(part)
-    return state.hexdigest()

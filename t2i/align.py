@@ -95,7 +95,7 @@ def _refuse_early(recipe: Recipe, model: TextToImageModel, method: Method, proce
     model.checkpoint.require_whole()
     _refuse_side(recipe, model)
     _ = model.process  # reads the scheduler's config
-    require_same_recipe(RunFolder(Path(recipe.output.folder)), recipe.model_dump(mode="json"))
+    require_same_recipe(RunFolder(folder), recipe.model_dump(mode="json"))
     if recipe.model.attention == "xformers":
         require_xformers()
     if recipe.output.push_to:

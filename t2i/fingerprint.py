@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+from hashlib import blake2b
 from pathlib import Path
 
+from ..training.disk import hashed
 from .cache import digest
 from .models.checkpoint import Checkpoint
 
@@ -31,7 +32,9 @@ def lora_fingerprint(lora: str) -> str:
     """A hash of a LoRA's files, read whole: a file, the files of a folder, or the name of one on the hub."""
     path = Path(lora)
     files = [path] if path.is_file() else sorted(file for file in path.glob("*") if file.is_file())
-    return digest(*(part for file in files for part in (file.name, _content(file)))) if files else digest(lora)
+    if not files:
+        return digest(lora)
+    return digest(*(part for file in files for part in (file.name, hashed(file, blake2b(digest_size=16)).digest())))
 
 
 def _ends(file: Path, length: int = 1 << 20) -> bytes:
@@ -41,11 +44,3 @@ def _ends(file: Path, length: int = 1 << 20) -> bytes:
         head = stream.read(length)
         stream.seek(max(0, size - length))
         return size.to_bytes(8, "little") + head + stream.read()
-
-
-def _content(file: Path, length: int = 1 << 20) -> bytes:
-    state = hashlib.blake2b(digest_size=16)
-    with file.open("rb") as stream:
-        while piece := stream.read(length):
-            state.update(piece)
-    return state.digest()

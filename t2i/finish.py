@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 from ..training.run_folder import RunFolder, Summary
+from .converted import Say
 from .hub import push_to_hub
 from .kohya import save_kohya
 from .model_card import write_model_card
 from .models.checkpoint import Checkpoint
 from .plan import Plan
-from .prepare import Say
 from .recipe import Recipe
 
 

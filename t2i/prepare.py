@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import glob
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -15,13 +12,12 @@ from typing import Any, TypeVar
 import torch
 
 from ..datasets.ahead import default_workers, ordered_map
-from ..datasets.convert import convert_groups
-from ..datasets.parquet import is_unfinished
 from ..datasets.skips import SkipLog
 from ..datasets.store import GroupStore
 from ..errors import UserError
 from .batches import PROMPTS_AT_ONCE, pictures_at_once
 from .cache import TensorCache, digest
+from .converted import Say, open_store
 from .fingerprint import fingerprint
 from .framing import View, draw_view, frame
 from .method import Method
@@ -30,15 +26,10 @@ from .plan import Entry, Plan, make_plan, picture_bytes
 from .recipe import DataConfig
 from .sources import CachedSource, EncodingKeys, LiveSource, Source, framing_tensor, split_rows
 
-Say = Callable[[str], None]
 Advance = Callable[[str, int, int], None]
 """`(stage, done, total)`: called as preparation goes on."""
 
 Item = TypeVar("Item")
-
-_TABLES = {".json", ".jsonl", ".csv", ".tsv", ".txt", ".parquet", ".zip"}  # ImageRewardDB keeps pictures in zips
-_PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
-_DATA_FILES = _TABLES | _PICTURES
 
 
 @dataclass(frozen=True)
@@ -93,67 +84,6 @@ def prepare(
     _encode_prompts(model, plan, cache, keys, say, advance)
     _encode_pictures(model, store, plan, cache, keys, data, views, advance)
     return Prepared(train, held_out, CachedSource(cache, keys, model), resolution, views)
-
-
-def open_store(data: DataConfig, say: Say) -> GroupStore:
-    """The data as palate's Parquet; any other format is converted once, beside the cache."""
-    from ..datasets.open import detect_format
-
-    format = detect_format(data.path, data.split) if data.format == "auto" else data.format
-    if format == "parquet":
-        return GroupStore(data.path, data.split)
-    source, cache = Path(data.path), Path(data.cache or "cache").expanduser()
-    name = digest("groups", str(source.resolve()), format, data.split or "", _stamp(source, cache))
-    folder = cache / "groups" / name
-    if folder.is_dir() and not is_unfinished(folder):
-        say(f"reading the copy of {data.path} in {folder}")
-    else:
-        say(f"converting {data.path} ({format}) to {folder}")
-        # Whether pictures are sound is looked at when the plan is made: one pass less over them.
-        converted = convert_groups(
-            data.path,
-            folder,
-            format=format,
-            split=data.split,
-            mode="resume" if folder.is_dir() else "new",
-            verify=False,
-        )
-        if converted.skipped.total:
-            say(f"{converted.skipped.total} groups left out: {converted.skipped.summary()}")
-            for skipped in converted.skipped.examples[:5]:
-                say(f"  {skipped}")
-    return GroupStore(folder)
-
-
-def _stamp(source: Path, cache: Path) -> str:
-    """Changes with the names, sizes and times of the data files in a source's folder, in depth and behind links.
-
-    A table file counts with all that lies beside it, where its pictures are, and a pattern with what it matches. What
-    palate writes there itself, runs and the cache, does not count. A hub id has no stamp.
-    """
-    if source.exists():
-        files = _data_files(source if source.is_dir() else source.parent, cache)
-    else:
-        files = map(Path, glob.glob(str(source), recursive=True))
-    found = []
-    for file in files:
-        with contextlib.suppress(FileNotFoundError):  # a link into nowhere; the reader names it
-            state = file.stat()
-            found.append(f"{file} {state.st_size} {state.st_mtime_ns}")
-    return digest(*sorted(found))
-
-
-def _data_files(root: Path, cache: Path) -> Iterator[Path]:
-    seen = {cache.resolve()}
-    for folder, inner, names in os.walk(root, followlinks=True):
-        place = Path(folder).resolve()
-        is_run = "recipe.yaml" in names and "checkpoints" in inner
-        if place in seen or is_run:
-            inner.clear()
-            continue
-        seen.add(place)  # links may lead round in circles
-        inner[:] = [name for name in inner if not name.startswith(".")]
-        yield from (Path(folder, name) for name in names if Path(name).suffix.lower() in _DATA_FILES)
 
 
 def split_by_prompt(plan: Plan, share: float) -> tuple[Plan, Plan | None]:

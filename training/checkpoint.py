@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import PalateError
-from .disk import full_disk_explained, remove_tree, whole_folder
+from .disk import full_disk_explained, hashed, remove_tree, whole_folder
 
 _NAME = re.compile(r"step-(\d{8,})")
 _MANIFEST = "manifest.json"
@@ -154,9 +154,5 @@ def _as_os_error() -> Iterator[None]:
         raise OSError(code, os.strerror(code)) from error
 
 
-def _hash(path: Path) -> str:
-    digest = blake2b(digest_size=32)
-    with path.open("rb") as file:
-        while block := file.read(1 << 23):
-            digest.update(block)
-    return digest.hexdigest()
+def _hash(file: Path) -> str:
+    return hashed(file, blake2b(digest_size=32)).hexdigest()

@@ -88,6 +88,14 @@ def remove_leftovers(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def hashed(file: Path, state: Any) -> Any:
+    """`state`, one of hashlib's, after the bytes of a file of any size."""
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 23):
+            state.update(block)
+    return state
+
+
 def _sync(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_file():

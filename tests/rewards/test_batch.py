@@ -21,7 +21,7 @@ from PIL import Image
 from palate.datasets.group import Group
 from palate.datasets.parquet import write_groups
 from palate.errors import PalateError, UserError
-from palate.rewards import batch
+from palate.rewards import batch, scoring_run
 from palate.rewards.batch import score_images
 from palate.rewards.clip_keys import Heads
 from palate.rewards.function import from_function
@@ -94,8 +94,8 @@ def test_numbers_are_those_of_one_by_one_in_any_order_and_batch(folder, tmp_path
 
 
 def test_each_picture_is_decoded_once_for_all_scorers(folder, tmp_path, tiny, monkeypatch):
-    decoded, read = [], batch.read_picture
-    monkeypatch.setattr(batch, "read_picture", lambda data, upright: decoded.append(data) or read(data, upright))
+    decoded, read = [], scoring_run.read_picture
+    monkeypatch.setattr(scoring_run, "read_picture", lambda data, upright: decoded.append(data) or read(data, upright))
     loaded = []
     load = Image.Image.load
     monkeypatch.setattr(Image.Image, "load", load)
@@ -109,8 +109,8 @@ def test_one_picture_with_many_prompts_is_decoded_once_and_equal_rows_are_scored
     picture(0).save(tmp_path / "a.png")
     rows = [{"image": "a.png", "prompt": prompt} for prompt in ["x", "yy", "x"]]
     (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    decoded, read = [], batch.read_picture
-    monkeypatch.setattr(batch, "read_picture", lambda data, upright: decoded.append(1) or read(data, upright))
+    decoded, read = [], scoring_run.read_picture
+    monkeypatch.setattr(scoring_run, "read_picture", lambda data, upright: decoded.append(1) or read(data, upright))
     done = score_images(tmp_path / "list.jsonl", [scorer_of(from_function("red", red))], tmp_path / "out")
     assert (len(decoded), done.new["red"]) == (1, 2)
     first, second, third = (row["red"] for row in table(tmp_path / "out"))

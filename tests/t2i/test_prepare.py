@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from palate.errors import UserError
+from palate.t2i.converted import open_store
 from palate.t2i.models.checkpoint import find_checkpoint
-from palate.t2i.prepare import open_store
 from palate.t2i.recipe import DataConfig
 from palate.training.run_folder import RunFolder, require_same_data
 
