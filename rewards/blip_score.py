@@ -16,7 +16,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
-from torchvision.transforms.functional import pil_to_tensor
 from transformers import BlipForImageTextRetrieval
 
 from ..errors import UserError
@@ -54,13 +53,12 @@ class BlipScore:
     differentiable: bool = True
 
     def prepare(self, picture: Image.Image) -> Tensor:
-        """A picture squeezed to a square by PIL (bicubic) and normalised, float32 `[3, 384, 384]`.
+        """A picture squeezed to a square (bicubic) and normalised, float32 `[3, 384, 384]`.
 
         Raises:
             OSError, ValueError: the picture cannot be decoded.
         """
-        square = resize(picture, self.size, self.size)
-        return normalise(pil_to_tensor(square) / 255)
+        return normalise(resize(picture, self.size, self.size) / 255)
 
     def score_pixels(self, prompts: Sequence[str], pixels: Tensor) -> Tensor:
         """One float32 per row, `[n]`; gradients reach the pixels.

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import BlipConfig, BlipForImageTextRetrieval, BlipImageProcessorPil, BlipTextConfig, BlipVisionConfig
+from transformers import BlipConfig, BlipForImageTextRetrieval, BlipImageProcessor, BlipTextConfig, BlipVisionConfig
 
 from palate.errors import UserError
 from palate.rewards.blip_score import open_blip_itc, open_blip_itm
@@ -88,7 +88,7 @@ def test_the_contrast_is_a_cosine_and_the_match_a_probability(folder, pixels):
 def test_pictures_are_squeezed_as_transformers_does_it(folder):
     values = np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)
     picture = Image.fromarray(values)
-    expected = BlipImageProcessorPil(size={"height": 32, "width": 32})(picture, return_tensors="pt")["pixel_values"][0]
+    expected = BlipImageProcessor(size={"height": 32, "width": 32})(picture, return_tensors="pt")["pixel_values"][0]
     torch.testing.assert_close(open_blip_itc(folder).prepare(picture), expected, atol=1e-6, rtol=0)
 
 

@@ -8,9 +8,8 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
-from torchvision.transforms import functional as tv
-from transformers import CLIPModel
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from torchvision.transforms.v2 import functional as tv
+from transformers import CLIPImageProcessor, CLIPModel
 
 from palate.errors import UserError
 from palate.rewards.aesthetic import HEAD_FILE, collapse, open_aesthetic
@@ -43,9 +42,9 @@ def truncated() -> Image.Image:
     return Image.open(io.BytesIO(file.getvalue()[:4000]))
 
 
-def transformers_model(folder) -> tuple[CLIPModel, CLIPImageProcessorPil]:
+def transformers_model(folder) -> tuple[CLIPModel, CLIPImageProcessor]:
     size = {"height": 28, "width": 28}
-    return CLIPModel.from_pretrained(folder).eval(), CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size=size)
+    return CLIPModel.from_pretrained(folder).eval(), CLIPImageProcessor(size={"shortest_edge": 28}, crop_size=size)
 
 
 def head(width: int = 16) -> nn.Sequential:
@@ -115,8 +114,9 @@ def test_hps_is_the_cosine_that_open_clip_gives_of_the_letterboxed_picture(make_
 
 
 def openai_transform(one: Image.Image) -> torch.Tensor:
-    one = tv.center_crop(tv.resize(one, [28], tv.InterpolationMode.BICUBIC), [28])
-    return tv.normalize(tv.to_tensor(one), list(MEAN), list(STD))
+    """torchvision's functions, of 8-bit tensors; tests/rewards/test_pixels.py holds them against Pillow's."""
+    levels = tv.center_crop(tv.resize(tv.pil_to_tensor(one), [28], tv.InterpolationMode.BICUBIC), [28])
+    return tv.normalize(levels / 255, list(MEAN), list(STD))
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision import transforms
+from torchvision.transforms import v2 as transforms
 
 from palate.errors import UserError
 from palate.rewards.blip_keys import imagereward_keys, rename_imagereward
@@ -264,11 +264,13 @@ def test_the_constants_and_the_collapsed_mlp(state):
 
 @pytest.mark.parametrize(("width", "height"), [(300, 500), (511, 240), (320, 350), (224, 224), (100, 60)])
 def test_pictures_are_prepared_as_the_reference_prepares_them(reward, width, height):
+    """On the levels as tensors; tests/rewards/test_pixels.py holds torch's filter against Pillow's."""
     official = transforms.Compose(
         [
+            transforms.PILToTensor(),
             transforms.Resize(32, interpolation=transforms.InterpolationMode.BICUBIC),
             transforms.CenterCrop(32),
-            transforms.ToTensor(),
+            transforms.ToDtype(torch.float32, scale=True),
             transforms.Normalize((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
         ]
     )

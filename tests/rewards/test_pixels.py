@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 from torchvision.transforms import functional as tv
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers import CLIPImageProcessor
 
 from palate.rewards.pixels import (
     centre_crop,
@@ -42,8 +42,8 @@ def hpsv2(picture: Image.Image, antialias: bool) -> torch.Tensor:
 
 
 def openai(picture: Image.Image) -> torch.Tensor:
-    picture = tv.center_crop(tv.resize(picture, [224], tv.InterpolationMode.BICUBIC), [224])
-    return tv.normalize(tv.to_tensor(picture), MEAN.flatten().tolist(), STD.flatten().tolist())
+    """OpenAI's transform, levels 0 to 255: torchvision's functions of a Pillow picture."""
+    return tv.pil_to_tensor(tv.center_crop(tv.resize(picture, [224], tv.InterpolationMode.BICUBIC), [224])).float()
 
 
 SIZES = [(64, 64), (224, 224), (300, 500), (1216, 832), (333, 224), (57, 911)]
@@ -52,14 +52,19 @@ SIZES = [(64, 64), (224, 224), (300, 500), (1216, 832), (333, 224), (57, 911)]
 @pytest.mark.parametrize("size", SIZES)
 def test_the_middle_square_is_that_of_the_clip_processor(size):
     picture = noise(*size)
-    wanted = CLIPImageProcessorPil()(picture, return_tensors="pt")["pixel_values"][0]
+    wanted = CLIPImageProcessor()(picture, return_tensors="pt")["pixel_values"][0]
     torch.testing.assert_close(centre_crop(picture), wanted, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_with_round_half_the_middle_square_is_that_of_openai(size):
-    picture = noise(*size)
-    torch.testing.assert_close(centre_crop(picture, 224, round_half), openai(picture), rtol=0, atol=2e-6)
+@pytest.mark.parametrize("make", [noise, smooth])
+def test_with_round_half_the_middle_square_is_that_of_openai_but_for_a_level_here_and_there(size, make):
+    """Pillow and torch sum the same filter with other roundings; a middle that is a pixel off differs everywhere."""
+    picture = make(*size)
+    levels = (centre_crop(picture, 224, round_half) * STD + MEAN) * 255
+    off = (levels - openai(picture)).abs()
+    assert off.max() < 2.01
+    assert (off > 0.5).float().mean() < 0.02  # rounding once where Pillow does twice would make 0.16
 
 
 def test_the_two_middles_differ_by_a_pixel_where_the_excess_is_3_modulo_4():
@@ -110,7 +115,7 @@ def test_the_letterbox_of_tensors_is_that_of_pictures():
 
 @pytest.mark.parametrize("make", [noise, smooth])
 @pytest.mark.parametrize("offset", [floor_half, round_half])
-def test_the_middle_square_of_tensors_is_within_8_bit_rounding_of_pillows(make, offset):
+def test_the_middle_square_of_tensors_is_within_8_bit_rounding_of_pictures(make, offset):
     picture = make(1216, 832)
     batch = centre_crop_tensor(tv.to_tensor(picture)[None], 224, offset)
     assert ((batch[0] - centre_crop(picture, 224, offset)) * STD).abs().max() < 0.01
