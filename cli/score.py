@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    import torch
+
     from ..rewards.batch import Scored
 
 _IMAGES = "A folder, a picture, a pattern, a manifest (JSONL, CSV, Parquet; columns image and prompt) or groups."
 _PROMPTS = "A manifest's column, or a file: a text with one prompt for each picture, or a table of image and prompt."
 _WEIGHTS = "NAME=PATH or NAME.ASSET=PATH (an asset is tokenizer, head, ...) in place of the hub's; may be given again."
+_BATCH = "Pictures at once; 128 on a GPU and 32 on a CPU, halved where memory is short."
+_SHARD = "I/N: only the I-th of N parts; the last to end writes the tables. `accelerate launch` sets it by itself."
 
 
 def score_command(
@@ -25,10 +30,9 @@ def score_command(
     dtype: Annotated[str, typer.Option(help="Of the networks: float32 (the published numbers), bfloat16, float16.")] = (
         "float32"
     ),
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures at once; halved where memory is short.")] = 32,
-    shard: Annotated[str, typer.Option(help="I/N: only the I-th of N parts; the last to end writes the tables.")] = (
-        "1/1"
-    ),
+    batch_size: Annotated[int | None, typer.Option(min=1, help=_BATCH, show_default=False)] = None,
+    shard: Annotated[str | None, typer.Option(help=_SHARD, show_default=False)] = None,
+    reuse: Annotated[list[Path] | None, typer.Option(help="Another run's folder, whose scores are taken over.")] = None,
     as_stored: Annotated[bool, typer.Option("--as-stored", help="Do not turn pictures as their EXIF says.")] = False,
     show: Annotated[bool, typer.Option("--list", help="Name the scorers and leave.")] = False,
 ) -> None:
@@ -44,21 +48,29 @@ def score_command(
         raise UserError("name the images and the scorers: palate score IMAGES --with pickscore,hpsv2.1 (see --list)")
     for name in names:
         find_entry(name)
-    part = _shard(shard)
+    part, alone = _launched() if shard is None else _shard(shard), shard is not None
     assets = _assets(weights or [])
 
     from ..rewards.rows import open_rows
 
     rows = open_rows(images, prompts)  # a wrong path is told before gigabytes are loaded
     _require_prompts(names, rows.has_prompts, images)
-    from ..rewards.batch import score_images
-    from ..rewards.scorer import open_scorers
+    from ..rewards.batch import score_in_passes
+    from ..rewards.passes import passes_of
     from .stages import stages
 
+    placed, precision = _placed(device, dtype)
+    size = batch_size or (32 if placed.type == "cpu" else 128)
     with stages() as (say, advance):
-        opened = open_scorers(names, assets, **_placed(device, dtype))
-        done = score_images(
-            rows, opened, out, batch_size=batch_size, shard=part, upright=not as_stored, advance=advance
+        done = score_in_passes(
+            rows,
+            passes_of(names, assets, placed, precision),
+            out,
+            batch_size=size,
+            shard=part,
+            upright=not as_stored,
+            reuse=reuse or (),
+            advance=advance if alone or part[0] == 0 else None,  # of several processes, one shows how far it is
         )
         _tell(done, say)
 
@@ -72,7 +84,7 @@ def _require_prompts(names: list[str], has_prompts: bool, images: str) -> None:
         raise UserError(f"{images} has no prompts, and {', '.join(needing)} need them; give --prompts FILE or COLUMN")
 
 
-def _placed(device: str, dtype: str) -> dict[str, Any]:
+def _placed(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
     from ..errors import UserError
 
     if dtype not in ("float32", "bfloat16", "float16"):
@@ -80,11 +92,16 @@ def _placed(device: str, dtype: str) -> dict[str, Any]:
     import torch
 
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
     try:
-        return {"device": torch.empty(0, device=device).device, "dtype": getattr(torch, dtype)}
+        return torch.empty(0, device=device).device, getattr(torch, dtype)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {device!r} is not here ({str(error).splitlines()[0]})") from None
+
+
+def _launched() -> tuple[int, int]:
+    """This process among those of `accelerate launch` or torchrun, which tell by the environment."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 def _shard(text: str) -> tuple[int, int]:

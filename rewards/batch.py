@@ -8,10 +8,11 @@ not hold a batch, it is halved: then the last digits may differ between cards.)
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,11 @@ from ..errors import UserError
 from .rows import Rows, open_rows
 from .score_log import Record, ScoreLog
 from .score_table import write_tables
-from .scorer import Scorer
+from .scorer import Label, Scorer
 from .scoring_run import ScoringRun
+
+Advance = Callable[[str, int, int], None]
+"""`(stage, done, total)`: called as scoring goes on."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,8 @@ def score_images(
     shard: tuple[int, int] = (0, 1),
     workers: int | None = None,
     upright: bool = True,
-    advance: Callable[[str, int, int], None] | None = None,
+    reuse: Sequence[str | Path] = (),
+    advance: Advance | None = None,
 ) -> Scored:
     """Score every picture of `source` and write `scores.parquet`, `scores.jsonl` and `scores.meta.json` into `out`.
 
@@ -66,51 +71,117 @@ def score_images(
 
     Args:
         source: what `open_rows` takes.
-        scorers: from `open_scorers`, or `scorer_of` a reward. Those without `prepare` and `score_pixels` are called
-            picture by picture, never by two threads at once.
+        scorers: from `open_scorers`, or `scorer_of` a reward. Those that are no `PixelReward` and no `BatchedReward`
+            are called picture by picture, never by two threads at once.
         prompts: see `open_rows`.
         batch_size: pictures of one forward pass; halved where memory does not hold them.
         shard: (number from 0, count): this process takes every count-th block. All shards write into one `out`; the
             one that finds the others done writes the tables.
         workers: threads that decode and prepare.
         upright: turn pictures as their EXIF says.
+        reuse: other runs' folders, whose scores of the same bytes, prompt and settings are taken over.
         advance: called with a stage's name, rows done and rows in all.
 
     Raises:
         UserError: no scorers, no images, no prompts for a scorer that needs them, a source that cannot be read.
         PalateError: memory does not hold a single picture.
     """
+    return score_in_passes(
+        source,
+        [lambda: scorers],
+        out,
+        prompts=prompts,
+        batch_size=batch_size,
+        shard=shard,
+        workers=workers,
+        upright=upright,
+        reuse=reuse,
+        advance=advance,
+    )
+
+
+def score_in_passes(
+    source: str | Path | Rows,
+    passes: Sequence[Callable[[], Sequence[Scorer]]],
+    out: str | Path,
+    *,
+    prompts: str | Path | None = None,
+    batch_size: int = 32,
+    shard: tuple[int, int] = (0, 1),
+    workers: int | None = None,
+    upright: bool = True,
+    reuse: Sequence[str | Path] = (),
+    advance: Advance | None = None,
+) -> Scored:
+    """`score_images` for more scorers than memory holds at once: it goes over the pictures once for each of `passes`.
+
+    Args:
+        passes: each opens its scorers when its turn comes; they are let go before the next is called.
+    """
     if not 0 <= shard[0] < shard[1]:
         raise UserError(f"shard {shard[0]} of {shard[1]} is none; they count from 0 to {max(shard[1] - 1, 0)}")
-    if not scorers:
-        raise UserError("there are no scorers; name at least one")
-    names = [scorer.name for scorer in scorers]
-    if len(set(names)) < len(names):
-        raise UserError(f"two scorers have the same name: {', '.join(names)}")
     rows = source if isinstance(source, Rows) else open_rows(source, prompts)
-    needing = [scorer.name for scorer in scorers if scorer.needs_prompts]
-    if needing and not rows.has_prompts:
-        raise UserError(f"{rows.source} has no prompts, and {', '.join(needing)} need them; name a file or a column")
     total, plan = survey(rows, batch_size, upright)
     if not total:
         raise UserError(f"{rows.source} holds no images")
-    settings = {scorer.name: scorer.fingerprint for scorer in scorers}
-    out = Path(out).expanduser()
+    out, others = Path(out).expanduser(), [Path(folder).expanduser() for folder in reuse]
     blocks = -(-total // batch_size)
-    with ScoreLog(out, plan, settings, shard) as log:
-        run = ScoringRun(scorers, log, batch_size, upright)
-        images = 0
-        mine = sum(min(batch_size, total - number * batch_size) for number in range(shard[0], blocks, shard[1]))
-        for done in run.go(rows, shard, default_workers() if workers is None else workers):
-            images += done
-            if advance is not None:
-                advance("scoring", images, mine)
-        if shard[1] > 1:
-            log.read()  # what other shards wrote meanwhile
-        tables = None
+    mine = sum(min(batch_size, total - number * batch_size) for number in range(shard[0], blocks, shard[1]))
+    done = Scored(mine, {}, {}, (), None, 0)
+    labels: list[Label] = []
+    for number, opener in enumerate(passes, start=1):
+        scorers = list(opener())
+        labels += [scorer.label for scorer in scorers]
+        _require(scorers, labels, rows)
+        settings = {scorer.name: scorer.fingerprint for scorer in scorers}
+        stage = "scoring" if len(passes) == 1 else f"scoring {number}/{len(passes)}: {', '.join(settings)}"
+        with ScoreLog(out, plan, settings, shard, others) as log:
+            run = ScoringRun(scorers, log, batch_size, upright)
+            images = 0
+            for count in run.go(rows, shard, default_workers() if workers is None else workers):
+                images += count
+                if advance is not None:
+                    advance(stage, images, mine)
+        done = replace(
+            done,
+            new={**done.new, **run.new},
+            failures={**done.failures, **run.failures},
+            reasons=tuple(dict.fromkeys((*done.reasons, *run.reasons))),
+            skipped=rows.skipped.total,
+        )
+        del run, scorers
+        _free_memory()
+    return replace(done, tables=_write(out, plan, shard, labels, blocks, provenance(labels, batch_size, upright)))
+
+
+def _require(scorers: Sequence[Scorer], labels: Sequence[Label], rows: Rows) -> None:
+    if not scorers:
+        raise UserError("there are no scorers; name at least one")
+    names = [label.name for label in labels]
+    if len(set(names)) < len(names):
+        raise UserError(f"two scorers have the same name: {', '.join(names)}")
+    needing = [scorer.name for scorer in scorers if scorer.needs_prompts]
+    if needing and not rows.has_prompts:
+        raise UserError(f"{rows.source} has no prompts, and {', '.join(needing)} need them; name a file or a column")
+
+
+def _free_memory() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _write(
+    out: Path, plan: str, shard: tuple[int, int], labels: Sequence[Label], blocks: int, about: Mapping[str, Any]
+) -> tuple[Path, Path, Path] | None:
+    """The tables, or None while other shards are at work."""
+    names = [label.name for label in labels]
+    with ScoreLog(out, plan, {label.name: label.fingerprint for label in labels}, shard) as log:
         if all(_is_complete(log.block(number), names) for number in range(blocks)):
-            tables = write_tables(log, blocks, names, provenance(scorers, batch_size, upright), out)
-    return Scored(images, run.new, run.failures, tuple(run.reasons), tables, rows.skipped.total)
+            return write_tables(log, blocks, names, about, out)
+    return None
 
 
 def survey(rows: Rows, batch_size: int, upright: bool = True) -> tuple[int, str]:
@@ -122,11 +193,11 @@ def survey(rows: Rows, batch_size: int, upright: bool = True) -> tuple[int, str]
     return total, digest.hexdigest()[:16]
 
 
-def provenance(scorers: Sequence[Scorer], batch_size: int, upright: bool) -> dict[str, Any]:
+def provenance(labels: Sequence[Label], batch_size: int, upright: bool) -> dict[str, Any]:
     """Where the numbers come from: versions, and each scorer's scale and settings."""
     libraries = {name: version(name) for name in ("torch", "transformers", "pillow", "numpy")}
     described = {
-        scorer.name: {"scale": scorer.scale, "fingerprint": scorer.fingerprint, **scorer.settings} for scorer in scorers
+        label.name: {"scale": label.scale, "fingerprint": label.fingerprint, **label.settings} for label in labels
     }
     return {
         "versions": {"palate": __version__, **libraries},

@@ -30,7 +30,7 @@ _SIXTEEN_BIT = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
-    """The picture as 8-bit RGB, decoded; itself where it is. 16-bit grey is scaled; Pillow's own conversion would cut it off at 255.
+    """The picture as 8-bit RGB, decoded; itself where it is. 16-bit grey is scaled; Pillow would cut it off at 255.
 
     Raises:
         OSError, ValueError: the file is truncated or damaged, or its pixels are floats, which have no fixed range.

@@ -84,6 +84,18 @@ class PixelReward(Reward, Protocol):
         ...
 
 
+@runtime_checkable
+class BatchedReward(Reward, Protocol):
+    """A judge that gains from many pairs in one call of `score`, and takes pictures as they are.
+
+    Vision-language models, whose processors cut each picture to a size of its own. `batched` is True; a reward without
+    it, that is no `PixelReward` either, is called pair by pair.
+    """
+
+    @property
+    def batched(self) -> Literal[True]: ...
+
+
 def score_each(
     score_one: Callable[[str, Image.Image], float],
     prompts: Sequence[str],

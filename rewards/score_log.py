@@ -10,12 +10,14 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from ..errors import UserError
+
+_LOGS = "log-*-of-*.jsonl"
 
 
 @dataclass(frozen=True)
@@ -85,10 +87,18 @@ class ScoreLog:
         plan: the list of rows that is being scored.
         settings: by scorer, the fingerprint under which scores may be reused.
         shard: the process's number and how many there are.
+        reuse: folders of other runs, whose scores are taken over as those of other plans are.
     """
 
-    def __init__(self, folder: Path, plan: str, settings: Mapping[str, str], shard: tuple[int, int] = (0, 1)) -> None:
-        self.folder, self.plan, self.settings = folder, plan, dict(settings)
+    def __init__(
+        self,
+        folder: Path,
+        plan: str,
+        settings: Mapping[str, str],
+        shard: tuple[int, int] = (0, 1),
+        reuse: Sequence[Path] = (),
+    ) -> None:
+        self.folder, self.plan, self.settings, self.reuse = folder, plan, dict(settings), tuple(reuse)
         self.file = folder / f"log-{shard[0]}-of-{shard[1]}.jsonl"
         self._lines: dict[int, list[tuple[Path, int]]] = {}
         self._others: dict[bytes, float] = {}
@@ -96,7 +106,9 @@ class ScoreLog:
         self._lock: IO[str] | None = None
 
     def __enter__(self) -> ScoreLog:
-        """Raises UserError: the folder cannot be made, or another process writes this log."""
+        """Raises UserError: the folder cannot be made, another process writes this log, or one to reuse has none."""
+        if bare := next((folder for folder in self.reuse if not any(folder.glob(_LOGS))), None):
+            raise UserError(f"{bare} holds no scores of an earlier run; name a folder that `palate score` wrote into")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = self.file.with_name(f".{self.file.stem}.lock").open("w")
@@ -118,11 +130,15 @@ class ScoreLog:
         """Take in all logs of the folder as they are now."""
         self._lines.clear()
         self._others.clear()
-        for file in sorted(self.folder.glob("log-*-of-*.jsonl")):
+        for file in sorted(self.folder.glob(_LOGS)):
             for offset, record in _records(file):
                 if record.plan == self.plan:
                     self._lines.setdefault(record.block, []).append((file, offset))
                 else:
+                    self._take_over(record)
+        for folder in self.reuse:
+            for file in sorted(folder.glob(_LOGS)):
+                for _, record in _records(file):
                     self._take_over(record)
 
     def append(self, record: Record) -> None:

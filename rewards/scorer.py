@@ -22,16 +22,36 @@ _PLACED = ("device",)  # where a reward is computed is no part of what it says
 _MODEL_FILES = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.json", "*.txt")
 
 
+@dataclass(frozen=True)
+class Label:
+    """What is said of a scorer beside its numbers.
+
+    name      its column
+    settings  what decides its numbers, JSON values; scores on record are reused where they are equal
+    scale     what its values are
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    scale: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits of name and settings."""
+        text = json.dumps([self.name, dict(self.settings)], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 @dataclass(frozen=True, eq=False)
 class Scorer:
     """A reward for `score_images`.
 
     Args:
         name: its column.
-        reward: with `prepare` and `score_pixels` it is scored in batches; without, picture by picture.
-        settings: what decides its numbers, JSON values; scores on record are reused where they are equal.
+        reward: a `PixelReward` or `BatchedReward` is scored in batches, another one picture by picture.
+        settings: see `Label`.
         needs_prompts: whether a picture without a prompt is a failure.
-        scale: what its values are.
+        scale: see `Label`.
     """
 
     name: str
@@ -41,10 +61,14 @@ class Scorer:
     scale: str = ""
 
     @property
+    def label(self) -> Label:
+        """The scorer without its networks."""
+        return Label(self.name, self.settings, self.scale)
+
+    @property
     def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits of name and settings."""
-        text = json.dumps([self.name, dict(self.settings)], sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        """See `Label`."""
+        return self.label.fingerprint
 
 
 def open_scorer(name: str, **assets: Any) -> Scorer:
@@ -88,13 +112,18 @@ def open_scorers(
             opened.
     """
     assets = assets or {}
+    require_names(names, assets)
+    return [open_scorer(name, **{**shared, **assets.get(name, {})}) for name in names]
+
+
+def require_names(names: Sequence[str], assets: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise UserError where a name comes twice or is unknown, or assets are for one that is not among the names."""
     for name in [*names, *assets]:
         find_entry(name)
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"the scorer {twice} is named twice")
     if stray := next((name for name in assets if name not in names), None):
         raise UserError(f"there are weights for {stray}, which is not among the scorers {', '.join(names)}")
-    return [open_scorer(name, **{**shared, **assets.get(name, {})}) for name in names]
 
 
 def needing_prompts(names: Sequence[str]) -> list[str]:

@@ -10,20 +10,17 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..datasets.ahead import ordered_map
 from ..errors import PalateError
 from .picture_file import read_picture
 from .pixels import shared_resizing
-from .reward import Failure, PixelReward
+from .reward import BatchedReward, Failure, PixelReward, Reward
 from .rows import Row, Rows
 from .score_log import Column, Record, ScoreLog
 from .scorer import Scorer
 
 if TYPE_CHECKING:
     from PIL import Image
-    from torch import Tensor
 
 NO_PROMPT = "no prompt"
 
@@ -49,15 +46,16 @@ class _Picture:
 class _Prepared:
     """What a worker made of a picture: scores that are known or were computed at once, and networks' inputs.
 
-    values, errors, new: by scorer and place; `new` holds the places that were computed here.
-    pixels: by scorer, `[3, h, w]`, for those places that have neither value nor error.
+    values, errors  by scorer and place
+    open            by scorer, the places that have neither value nor error
+    inputs          by scorer, for the open places: prepared pixels `[3, h, w]`, or the picture
     """
 
     sha256: str
     values: dict[str, dict[int, float]] = field(default_factory=dict)
     errors: dict[str, dict[int, str]] = field(default_factory=dict)
     open: dict[str, list[int]] = field(default_factory=dict)
-    pixels: dict[str, Tensor] = field(default_factory=dict)
+    inputs: dict[str, Any] = field(default_factory=dict)
 
 
 class ScoringRun:
@@ -147,9 +145,12 @@ class ScoringRun:
     def apply(self, scorer: Scorer, block: _Block, decoded: Image.Image, result: _Prepared) -> None:
         """Preprocess for a network, or score at once where there is none."""
         name, places = scorer.name, result.open[scorer.name]
+        if isinstance(scorer.reward, BatchedReward):
+            result.inputs[name] = decoded
+            return
         if isinstance(scorer.reward, PixelReward):
             try:
-                result.pixels[name] = scorer.reward.prepare(decoded)
+                result.inputs[name] = scorer.reward.prepare(decoded)
             except (ValueError, OSError) as error:
                 result.errors[name].update(dict.fromkeys(places, str(error) or type(error).__name__))
                 result.open[name] = []
@@ -210,37 +211,33 @@ class ScoringRun:
         """Score what is open with a network; the same bytes with the same prompt once."""
         name = scorer.name
         pairs: dict[tuple[str, str], list[int]] = {}
-        inputs: dict[str, Tensor] = {}
+        inputs: dict[str, Any] = {}
         for _, prepared in done:
             for place in prepared.open[name]:
                 pairs.setdefault((prepared.sha256, block.rows[place].prompt or ""), []).append(place)
-                inputs[prepared.sha256] = prepared.pixels[name]
+                inputs[prepared.sha256] = prepared.inputs[name]
         if not pairs:
             return
         # In the order of the rows, whatever the workers' order was.
         keys = sorted(pairs, key=lambda key: pairs[key][0])
-        scores = self.halving(scorer, [prompt for _, prompt in keys], [inputs[sha256] for sha256, _ in keys])
+        scored = self.halving(scorer, [prompt for _, prompt in keys], [inputs[sha256] for sha256, _ in keys])
         self.new[name] += len(keys)
-        for key, score in zip(keys, scores.tolist(), strict=True):
+        for key, (score, reason) in zip(keys, scored, strict=True):
             for place in pairs[key]:
-                if math.isfinite(score):
-                    values[place] = score
+                if score is None:
+                    errors[place] = reason
                 else:
-                    errors[place] = f"the reward returned {score}"
+                    values[place] = score
 
-    def halving(self, scorer: Scorer, prompts: list[str], inputs: list[Tensor]) -> np.ndarray:
-        """Scores in batches as large as memory holds, float32 `[n]`."""
+    def halving(self, scorer: Scorer, prompts: list[str], inputs: list[Any]) -> list[tuple[float | None, str]]:
+        """Scores, or why there is none, in batches as large as memory holds."""
         import torch
 
-        assert isinstance(scorer.reward, PixelReward)
-        parts: list[np.ndarray] = []
-        start = 0
-        while start < len(prompts):
-            span = slice(start, start + self.sizes[scorer.name])
+        scored: list[tuple[float | None, str]] = []
+        while len(scored) < len(prompts):
+            span = slice(len(scored), len(scored) + self.sizes[scorer.name])
             try:
-                with torch.inference_mode():
-                    part = scorer.reward.score_pixels(prompts[span], torch.stack(inputs[span]))
-                parts.append(part.float().cpu().numpy())
+                scored += _judge(scorer.reward, prompts[span], inputs[span])
             except torch.OutOfMemoryError:
                 if self.sizes[scorer.name] == 1:
                     raise PalateError(
@@ -249,9 +246,7 @@ class ScoringRun:
                     ) from None
                 torch.cuda.empty_cache()
                 self.sizes[scorer.name] = max(1, min(self.sizes[scorer.name], len(prompts)) // 2)
-                continue
-            start = span.stop
-        return np.concatenate(parts)
+        return scored
 
     def note(self, block: _Block, errors: Mapping[int, str], keep: int = 20) -> None:
         """Remember the first few failures, each row once."""
@@ -259,6 +254,24 @@ class ScoringRun:
             told = (block.rows[place].image or block.rows[place].key, reason)
             if len(self.reasons) < keep and told not in self.reasons:
                 self.reasons.append(told)
+
+
+def _judge(reward: Reward, prompts: list[str], inputs: list[Any]) -> list[tuple[float | None, str]]:
+    """One forward pass of a network: each score, or None and why."""
+    import torch
+
+    failures: list[Failure] = []
+    if isinstance(reward, BatchedReward):
+        scores = reward.score(prompts, inputs, failures)
+    else:
+        assert isinstance(reward, PixelReward)
+        with torch.inference_mode():
+            scores = reward.score_pixels(prompts, torch.stack(inputs)).float().cpu().numpy()
+    reasons = {failure.index: failure.reason for failure in failures}
+    return [
+        (score, "") if math.isfinite(score) else (None, reasons.get(index, f"the reward returned {score}"))
+        for index, score in enumerate(scores.tolist())
+    ]
 
 
 def _read(row: Row) -> tuple[bytes | None, str | None]:

@@ -134,3 +134,25 @@ def test_a_users_mistake_is_one_line(score, arguments, told):
     assert err.splitlines()[-1].startswith(f"palate: {told}"), err
     assert "Traceback" not in err
     assert not Path("scores").exists()
+
+
+def test_processes_of_one_launch_share_the_pictures_and_the_last_writes_the_tables(score, monkeypatch):
+    assert score("pictures", "--with", "sharpness", "--out", "alone", "--batch-size", 1)[0] == 0
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    told = []
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        code, _, err = score("pictures", "--with", "sharpness", "--out", "shared", "--batch-size", 1)
+        assert code == 0
+        told.append(err)
+    assert "1 images: sharpness 1 new" in told[0]
+    assert "scoring:" not in told[0]
+    assert "2 images: sharpness 2 new" in told[1]
+    assert "scoring: 2 of 2" in told[1]
+    assert Path("shared/scores.parquet").read_bytes() == Path("alone/scores.parquet").read_bytes()
+
+
+def test_scores_of_an_earlier_run_are_reused(score):
+    assert score("pictures", "--with", "sharpness", "--out", "first")[0] == 0
+    assert "sharpness 0 new" in score("pictures", "--with", "sharpness", "--out", "second", "--reuse", "first")[2]
+    assert score("pictures", "--with", "sharpness", "--reuse", "none")[0] == 2
