@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _IMAGES = "A folder, a picture, a pattern, a manifest (JSONL, CSV, Parquet; columns image and prompt) or groups."
 _PROMPTS = "A manifest's column, or a file: a text with one prompt for each picture, or a table of image and prompt."
 _WEIGHTS = "NAME=PATH or NAME.ASSET=PATH (an asset is tokenizer, head, ...) in place of the hub's; may be given again."
+_DTYPE = "Of the networks: float32, bfloat16 or float16; else that of each scorer's published numbers."
 _BATCH = "Pictures at once; 128 on a GPU and 32 on a CPU, halved where memory is short."
 _SHARD = "I/N: only the I-th of N parts; the last to end writes the tables. `accelerate launch` sets it by itself."
 
@@ -27,9 +28,7 @@ def score_command(
     out: Annotated[Path, typer.Option(help="Folder for the tables and the log.")] = Path("scores"),
     weights: Annotated[list[str] | None, typer.Option(help=_WEIGHTS)] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto: a GPU where there is one.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="Of the networks: float32 (the published numbers), bfloat16, float16.")] = (
-        "float32"
-    ),
+    dtype: Annotated[str | None, typer.Option(help=_DTYPE, show_default=False)] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help=_BATCH, show_default=False)] = None,
     shard: Annotated[str | None, typer.Option(help=_SHARD, show_default=False)] = None,
     reuse: Annotated[list[Path] | None, typer.Option(help="Another run's folder, whose scores are taken over.")] = None,
@@ -84,17 +83,17 @@ def _require_prompts(names: list[str], has_prompts: bool, images: str) -> None:
         raise UserError(f"{images} has no prompts, and {', '.join(needing)} need them; give --prompts FILE or COLUMN")
 
 
-def _placed(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
+def _placed(device: str, dtype: str | None) -> tuple[torch.device, torch.dtype | None]:
     from ..errors import UserError
 
-    if dtype not in ("float32", "bfloat16", "float16"):
+    if dtype not in (None, "float32", "bfloat16", "float16"):
         raise UserError(f"--dtype is {dtype!r}; it is float32, bfloat16 or float16")
     import torch
 
     if device == "auto":
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
     try:
-        return torch.empty(0, device=device).device, getattr(torch, dtype)
+        return torch.empty(0, device=device).device, dtype and getattr(torch, dtype)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {device!r} is not here ({str(error).splitlines()[0]})") from None
 
@@ -154,7 +153,8 @@ def _list() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ..rewards.registry import ENTRIES, plugins
+    from ..rewards.registry import plugins
+    from ..rewards.zoo import ENTRIES
 
     table = Table("scorer", "modality", "prompt", "range and scale", "licence of weights", "GB in bf16", box=None)
     table.columns[0].no_wrap = True

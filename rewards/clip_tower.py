@@ -5,8 +5,7 @@ Paper: Radford et al. 2021, https://arxiv.org/abs/2103.00020.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPModel
-from transformers.utils import logging as transformers_logging
 
 from ..errors import UserError
 from .clip_keys import Activation, Heads, clip_config, rename_open_clip
 from .clip_prompts import ClipPrompts, open_clip_prompts, transformers_prompts
+from .quiet import quiet
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +59,7 @@ class ClipTower:
         """
         path = str(Path(path).expanduser()) if str(path).startswith("~") else str(path)
         try:
-            with _quiet():
+            with quiet():
                 loaded: Any = CLIPModel.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
         except (OSError, ValueError, RuntimeError) as error:
             if isinstance(error, torch.OutOfMemoryError):
@@ -103,11 +102,28 @@ class ClipTower:
         Raises:
             UserError: tensors are missing, unknown or of shapes that disagree, or the tokenizer cannot be loaded.
         """
-        renamed = rename_open_clip(state, source)
+        return cls.from_state(rename_open_clip(state, source), heads, activation, tokenizer, device, dtype, source)
+
+    @classmethod
+    def from_state(
+        cls,
+        state: Mapping[str, Tensor],
+        heads: Heads,
+        activation: Activation,
+        tokenizer: str | Path | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        source: str = "the state dict",
+    ) -> ClipTower:
+        """As `from_open_clip`, of tensors under the names of transformers' CLIPModel.
+
+        Raises:
+            UserError: as for `from_open_clip`.
+        """
         with torch.device("meta"):  # no memory and no time for random weights that are thrown away
-            model = CLIPModel(clip_config(renamed, heads, activation, source))
+            model = CLIPModel(clip_config(state, heads, activation, source))
         try:
-            model.load_state_dict(renamed, assign=True)
+            model.load_state_dict(state, assign=True)
         except RuntimeError as error:  # torch lists every tensor that is missing or of another shape
             reason = str(error).strip().splitlines()[-1].strip()
             raise UserError(f"{source}: its tensors do not make a CLIP model ({reason})") from None
@@ -171,13 +187,37 @@ class ClipTower:
         transformers pools by its configuration's `eos_token_id`, which in CLIP's first conversions is a wrong 2 that
         stands for "the largest id", and with a tokenizer of another size points at nothing. The tokenizer knows better.
         """
-        ends = ids == self.prompts.end
-        if not ends.any(dim=-1).all():
-            raise ValueError("a row of token ids has no end token")
+        ends = self.ends(ids)
         with torch.autocast(self.device.type, enabled=False):
             hidden = self.model.text_model(input_ids=ids.to(self.device)).last_hidden_state
             rows = torch.arange(len(ids), device=self.device)
-            return _unit(self.model.text_projection(hidden[rows, ends.int().argmax(dim=-1).to(self.device)]))
+            return _unit(self.model.text_projection(hidden[rows, ends]))
+
+    def ends(self, ids: Tensor) -> Tensor:
+        """The place of the first end token in each row of token ids `[n, t]`, int64 `[n]`.
+
+        Raises:
+            ValueError: a row has none.
+        """
+        found = ids == self.prompts.end
+        if not found.any(dim=-1).all():
+            raise ValueError("a row of token ids has no end token")
+        return found.int().argmax(dim=-1).to(self.device)
+
+    def text_tokens(self, ids: Tensor) -> Tensor:
+        """Every token of ids `[n, t]` in the shared space, `[n, t, d]`, in the tower's dtype and not normalised."""
+        with torch.autocast(self.device.type, enabled=False):
+            return self.model.text_projection(self.model.text_model(input_ids=ids.to(self.device)).last_hidden_state)
+
+    def image_tokens(self, pixels: Tensor) -> Tensor:
+        """The class token and every patch of pictures `[n, 3, h, w]` in the shared space, `[n, 1 + patches, d]`.
+
+        In the tower's dtype, not normalised, and without the layer norm that the pooled feature has before its
+        projection; gradients reach the pixels.
+        """
+        with torch.autocast(self.device.type, enabled=False):
+            pixels = pixels.to(self.device, self.model.visual_projection.weight.dtype)
+            return self.model.visual_projection(self.model.vision_model(pixel_values=pixels).last_hidden_state)
 
     def cosines(self, prompts: Sequence[str], pixels: Tensor) -> Tensor:
         """The cosine between each prompt and its picture, float32 `[n]`."""
@@ -196,19 +236,6 @@ def projected(output: Any) -> Tensor:
     if not isinstance(feature, Tensor):
         raise TypeError(f"got a {type(output).__name__} without a feature; is this version of transformers supported?")
     return feature
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers' bar and load report out of palate's output; what is missing is said by an error."""
-    before = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(before)
-        transformers_logging.enable_progress_bar()
 
 
 def _unit(features: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -44,6 +44,11 @@ class HPS:
     antialias: bool = True
     modality: Literal["image"] = "image"
     differentiable: bool = True
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the numbers beside the weights."""
+        return {"antialias": self.antialias}
 
     def prepare(self, picture: Image.Image) -> Tensor:
         """The whole picture between black bars, float32 `[3, 224, 224]`.

@@ -19,19 +19,26 @@ _SHARE = 0.7
 
 
 def passes_of(
-    names: Sequence[str], assets: Mapping[str, Mapping[str, Any]], device: torch.device, dtype: torch.dtype
+    names: Sequence[str],
+    assets: Mapping[str, Mapping[str, Any]],
+    device: torch.device,
+    dtype: torch.dtype | None = None,
 ) -> list[Callable[[], list[Scorer]]]:
     """Openers for `score_in_passes`, each of as many scorers as the device has room for.
+
+    Args:
+        dtype: of all networks; None for each scorer's own.
 
     Raises:
         UserError: a name comes twice or is unknown, or assets are given for one that is not asked for.
     """
     require_names(names, assets)
-    needed = {name: weights_gb(name, assets.get(name, {}), dtype.itemsize) for name in names}
+    placed = {"device": device} if dtype is None else {"device": device, "dtype": dtype}
+    needed = {name: weights_gb(name, assets.get(name, {}), dtype) for name in names}
 
     def opener(together: list[str]) -> Callable[[], list[Scorer]]:
         given = {name: assets[name] for name in together if name in assets}
-        return lambda: open_scorers(together, given, device=device, dtype=dtype)
+        return lambda: open_scorers(together, given, **placed)
 
     return [opener(together) for together in plan_passes(needed, room_gb(device))]
 
@@ -54,17 +61,19 @@ def plan_passes(needed: Mapping[str, float], room: float) -> list[list[str]]:
     return passes
 
 
-def weights_gb(name: str, assets: Mapping[str, Any], bytes_per_number: int) -> float:
+def weights_gb(name: str, assets: Mapping[str, Any], dtype: torch.dtype | None) -> float:
     """Memory of a scorer's weights, 10^9 bytes: of the files that are given, or what the registry says.
 
     Files may hold half the precision that is asked for, so that theirs counts twice at 4 bytes a number.
     """
     entry = find_entry(name)
+    own = "float32" if isinstance(entry, EntryPoint) else entry.dtype
+    doubled = (dtype.itemsize if dtype else {"float32": 4}.get(own, 2)) / 2
     path = Path(str(assets.get("weights", ""))).expanduser()
     if assets.get("weights") and path.exists():
         files: Iterable[Path] = [path] if path.is_file() else (file for file in path.rglob("*") if file.is_file())
-        return sum(file.stat().st_size for file in files) / 1e9 * bytes_per_number / 2
-    return 0.0 if isinstance(entry, EntryPoint) else entry.memory_gb * bytes_per_number / 2
+        return sum(file.stat().st_size for file in files) / 1e9 * doubled
+    return 0.0 if isinstance(entry, EntryPoint) else entry.memory_gb * doubled
 
 
 def room_gb(device: torch.device) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from .reward import Reward
 
 _PLACED = ("device",)  # where a reward is computed is no part of what it says
-_MODEL_FILES = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.json", "*.txt")
+_MODEL_FILES = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.json", "*.txt", "*.jinja")
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,9 @@ class Scorer:
 
 
 def open_scorer(name: str, **assets: Any) -> Scorer:
-    """Open a reward of the zoo by name; `assets` as for `open_reward`. Local weights are hashed.
+    """Open a reward of the zoo by name; `assets` as for `open_reward`. Local files are hashed.
+
+    What else decides a reward's numbers, such as the words of a question, it tells by an attribute `settings`.
 
     Raises:
         UserError: the name or an asset is unknown, or the weights cannot be found or read.
@@ -85,9 +88,7 @@ def open_scorer(name: str, **assets: Any) -> Scorer:
         return Scorer(name, reward, {"package": package, **given}, _needs_prompts(reward))
     if entry.weights is None:
         return Scorer(name, reward, {}, entry.needs_prompts, entry.scale)
-    settings = {"weights": f"hub {entry.weights}", "dtype": "float32"} | given
-    if hasattr(reward, "antialias"):
-        settings["antialias"] = reward.antialias  # type: ignore[attr-defined]
+    settings = {"weights": f"hub {entry.weights}", "dtype": entry.dtype} | given | getattr(reward, "settings", {})
     return Scorer(name, reward, settings, entry.needs_prompts, entry.scale)
 
 
@@ -140,11 +141,14 @@ def _identity(value: Any) -> Any:
     """A local path as the digest of its content, a hub id or a setting as its text."""
     if isinstance(value, (str, Path)):
         path = Path(value).expanduser()
-        if path.is_file():
-            return f"sha256 {_digest([path])}"
-        if path.is_dir():
-            files = sorted({file for pattern in _MODEL_FILES for file in path.glob(pattern) if file.is_file()})
-            return f"sha256 {_digest(files)}"
+        with contextlib.suppress(OSError):  # a text that is too long for a path is none
+            if path.is_file():
+                return f"sha256 {_digest([path])}"
+            if path.is_dir():
+                files = sorted({file for pattern in _MODEL_FILES for file in path.glob(pattern) if file.is_file()})
+                return f"sha256 {_digest(files or sorted(file for file in path.rglob('*') if file.is_file()))}"
+    if isinstance(value, (list, tuple)):
+        return [_identity(one) for one in value]
     return value if isinstance(value, (bool, int, float, str)) else str(value).removeprefix("torch.")
 
 

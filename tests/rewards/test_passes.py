@@ -45,10 +45,11 @@ def test_a_pass_holds_what_fits_and_names_keep_their_order():
 
 def test_weights_count_by_their_files_and_else_by_the_registry(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(bytes(3_000_000))
-    assert weights_gb("pickscore", {"weights": tmp_path}, 4) == pytest.approx(0.006)
-    assert weights_gb("pickscore", {"weights": tmp_path / "model.safetensors"}, 2) == pytest.approx(0.003)
-    assert weights_gb("pickscore", {}, 4) == 2 * weights_gb("pickscore", {}, 2) == 4.0
-    assert weights_gb("sharpness", {}, 4) == 0
+    assert weights_gb("pickscore", {"weights": tmp_path}, torch.float32) == pytest.approx(0.006)
+    assert weights_gb("pickscore", {"weights": tmp_path / "model.safetensors"}, torch.bfloat16) == pytest.approx(0.003)
+    assert weights_gb("pickscore", {}, None) == 2 * weights_gb("pickscore", {}, torch.float16) == 4.0
+    assert weights_gb("vlm_judge", {}, None) == weights_gb("vlm_judge", {}, torch.float32) / 2
+    assert weights_gb("sharpness", {}, None) == 0
 
 
 def test_two_passes_write_what_one_writes(pictures, tmp_path, gelu_folder, hps_file, monkeypatch):
