@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from .label import label_command
+
 if TYPE_CHECKING:
     from ..datasets.group import Group
     from ..datasets.report import Report
 
 app = typer.Typer(name="data", help="Look at preference data, and convert it.", no_args_is_help=True)
+app.command("label")(label_command)
 
 _FORMAT = "auto, parquet, pickapic, table, folders, hpd or imagereward."
 Source = Annotated[

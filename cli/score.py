@@ -8,28 +8,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    import torch
+from .scorers import BATCH, DEVICE, DTYPE, WEIGHTS, WITH, block_size, place, read_assets, read_names
 
+if TYPE_CHECKING:
     from ..rewards.batch import Scored
 
 _IMAGES = "A folder, a picture, a pattern, a manifest (JSONL, CSV, Parquet; columns image and prompt) or groups."
 _PROMPTS = "A manifest's column, or a file: a text with one prompt for each picture, or a table of image and prompt."
-_WEIGHTS = "NAME=PATH or NAME.ASSET=PATH (an asset is tokenizer, head, ...) in place of the hub's; may be given again."
-_DTYPE = "Of the networks: float32, bfloat16 or float16; else that of each scorer's published numbers."
-_BATCH = "Pictures at once; 128 on a GPU and 32 on a CPU, halved where memory is short."
 _SHARD = "I/N: only the I-th of N parts; the last to end writes the tables. `accelerate launch` sets it by itself."
 
 
 def score_command(
     images: Annotated[str | None, typer.Argument(help=_IMAGES, show_default=False)] = None,
-    scorers: Annotated[str, typer.Option("--with", help="Scorers, with commas between; --list names them.")] = "",
+    scorers: Annotated[str, typer.Option("--with", help=WITH)] = "",
     prompts: Annotated[str | None, typer.Option(help=_PROMPTS)] = None,
     out: Annotated[Path, typer.Option(help="Folder for the tables and the log.")] = Path("scores"),
-    weights: Annotated[list[str] | None, typer.Option(help=_WEIGHTS)] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...; auto: a GPU where there is one.")] = "auto",
-    dtype: Annotated[str | None, typer.Option(help=_DTYPE, show_default=False)] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help=_BATCH, show_default=False)] = None,
+    weights: Annotated[list[str] | None, typer.Option(help=WEIGHTS)] = None,
+    device: Annotated[str, typer.Option(help=DEVICE)] = "auto",
+    dtype: Annotated[str | None, typer.Option(help=DTYPE, show_default=False)] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help=BATCH, show_default=False)] = None,
     shard: Annotated[str | None, typer.Option(help=_SHARD, show_default=False)] = None,
     reuse: Annotated[list[Path] | None, typer.Option(help="Another run's folder, whose scores are taken over.")] = None,
     as_stored: Annotated[bool, typer.Option("--as-stored", help="Do not turn pictures as their EXIF says.")] = False,
@@ -40,15 +37,12 @@ def score_command(
         _list()
         return
     from ..errors import UserError
-    from ..rewards.registry import find_entry
 
-    names = [name.strip() for name in scorers.split(",") if name.strip()]
+    names = read_names(scorers)
     if images is None or not names:
         raise UserError("name the images and the scorers: palate score IMAGES --with pickscore,hpsv2.1 (see --list)")
-    for name in names:
-        find_entry(name)
     part, alone = _launched() if shard is None else _shard(shard), shard is not None
-    assets = _assets(weights or [])
+    assets = read_assets(weights or [])
 
     from ..rewards.rows import open_rows
 
@@ -58,14 +52,13 @@ def score_command(
     from ..rewards.passes import passes_of
     from .stages import stages
 
-    placed, precision = _placed(device, dtype)
-    size = batch_size or (32 if placed.type == "cpu" else 128)
+    placed, precision = place(device, dtype)
     with stages() as (say, advance):
         done = score_in_passes(
             rows,
             passes_of(names, assets, placed, precision),
             out,
-            batch_size=size,
+            batch_size=block_size(batch_size, placed),
             shard=part,
             upright=not as_stored,
             reuse=reuse or (),
@@ -83,21 +76,6 @@ def _require_prompts(names: list[str], has_prompts: bool, images: str) -> None:
         raise UserError(f"{images} has no prompts, and {', '.join(needing)} need them; give --prompts FILE or COLUMN")
 
 
-def _placed(device: str, dtype: str | None) -> tuple[torch.device, torch.dtype | None]:
-    from ..errors import UserError
-
-    if dtype not in (None, "float32", "bfloat16", "float16"):
-        raise UserError(f"--dtype is {dtype!r}; it is float32, bfloat16 or float16")
-    import torch
-
-    if device == "auto":
-        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-    try:
-        return torch.empty(0, device=device).device, dtype and getattr(torch, dtype)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {device!r} is not here ({str(error).splitlines()[0]})") from None
-
-
 def _launched() -> tuple[int, int]:
     """This process among those of `accelerate launch` or torchrun, which tell by the environment."""
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -111,29 +89,6 @@ def _shard(text: str) -> tuple[int, int]:
     if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
         raise UserError(f"--shard is {text!r}; it is I/N with I from 1 to N, such as 1/4")
     return int(number) - 1, int(count)
-
-
-def _assets(weights: list[str]) -> dict[str, dict[str, str]]:
-    """`["pickscore=p", "imagereward.tokenizer=t"]` by scorer and asset. A scorer's own name may hold a dot."""
-    from importlib.metadata import EntryPoint
-
-    from ..errors import UserError
-    from ..rewards.registry import find_entry
-
-    found: dict[str, dict[str, str]] = {}
-    for text in weights:
-        target, equals, path = text.partition("=")
-        if not (target and equals and path):
-            raise UserError(f"--weights is {text!r}; it is NAME=PATH, such as pickscore=/models/PickScore_v1")
-        name, asset = target, "weights"
-        head, dot, tail = target.rpartition(".")
-        if dot and not tail.isdecimal():
-            name, asset = head, tail
-        entry = find_entry(name)
-        if not isinstance(entry, EntryPoint) and asset not in entry.assets:
-            raise UserError(f"{name} has no asset {asset!r}; it has {', '.join(entry.assets) or 'none'}")
-        found.setdefault(name, {})[asset] = path
-    return found
 
 
 def _tell(done: Scored, say: Any) -> None:

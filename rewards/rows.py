@@ -140,7 +140,7 @@ def _groups(source: str) -> Rows:
 
 
 def _table(file: Path, column: str | None) -> Rows:
-    columns = _columns(file)
+    columns = columns_of(file)
     if "image" not in columns and columns:
         if column is not None:
             raise UserError(f"{file} has no column 'image', and groups bring their own prompts; leave the prompts out")
@@ -153,7 +153,7 @@ def _table(file: Path, column: str | None) -> Rows:
     prompt = column or next((name for name in _PROMPT if name in columns), None)
 
     def read() -> Iterator[Row]:
-        for place, row in _table_rows(file):
+        for place, row in table_rows(file):
             yield _row(row, f"{file.name}, {place}", file.parent, prompt)
 
     return Rows(str(file), read, has_prompts=prompt is not None)
@@ -173,15 +173,15 @@ def _row(row: Mapping[str, Any], place: str, root: Path, prompt: str | None) -> 
     return Row(key or image, image, text, root / image)
 
 
-def _columns(file: Path) -> list[str]:
+def columns_of(file: Path) -> list[str]:
     """Of a table's first row; a JSON Lines file may leave out in one row what it has in another."""
     if file.suffix.lower() == ".parquet":
         with open_parquet(file) as parquet:
             return list(parquet.schema_arrow.names)
-    return list(dict.fromkeys(name for _, row in itertools.islice(_table_rows(file), 20) for name in row))
+    return list(dict.fromkeys(name for _, row in itertools.islice(table_rows(file), 20) for name in row))
 
 
-def _table_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def table_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """(place, row) of each row of a table."""
     suffix = file.suffix.lower()
     if suffix == ".parquet":
@@ -244,11 +244,11 @@ def _mapping(file: Path) -> dict[str, str]:
             raise UserError(f"{file} is not JSON ({error})") from error
         if isinstance(loaded, dict) and all(isinstance(value, str) for value in loaded.values()):
             return loaded
-    columns = _columns(file)
+    columns = columns_of(file)
     prompt = next((name for name in _PROMPT if name in columns), None)
     if "image" not in columns or prompt is None:
         raise UserError(f"{file} needs the columns image and prompt; it has {_join(columns)}")
-    pairs = ((row.get("image"), row.get(prompt)) for _, row in _table_rows(file))
+    pairs = ((row.get("image"), row.get(prompt)) for _, row in table_rows(file))
     return {str(image): str(text) for image, text in pairs if image is not None and text is not None}
 
 
