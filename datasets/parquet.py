@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,16 +49,15 @@ def write_groups(
     before is kept as a shard and the error goes on to the caller.
 
     mode  "new" refuses a folder that already holds anything; "overwrite" first removes the Parquet shards that are
-          there; "resume" keeps them and skips the groups whose key they hold (keys must then be unique; a builder to
-          which a group is expensive asks `written_keys` before it makes one).
+          there; "resume" keeps them and skips as many groups of each key as they hold (a builder to which a group is
+          expensive asks `written_keys` before it makes one).
     Raises UserError for a folder in use, PalateError for a full disk.
     """
     folder = Path(folder)
     first_index, done = _claim(folder, mode)
     schema = arrow_schema(media)
     failure: list[BaseException] = []
-    fresh = (group for group in groups if group.key not in done) if done else iter(groups)
-    batches = _Peekable(_batches(fresh, row_group_bytes, row_group_rows, failure))
+    batches = _Peekable(_batches(_fresh(groups, done), row_group_bytes, row_group_rows, failure))
     shards: list[Path] = []
     count = 0
     while batches.has_next():
@@ -75,11 +75,11 @@ def is_unfinished(folder: str | Path) -> bool:
     return (Path(folder) / _UNFINISHED).exists()
 
 
-def written_keys(folder: str | Path) -> set[str]:
-    """The keys in a folder's whole shards; empty when there are none."""
+def written_keys(folder: str | Path) -> Counter[str]:
+    """The keys in a folder's whole shards, and how many groups have each; empty when there are none."""
     if not any(Path(folder).glob("*.parquet")):
-        return set()
-    return {row["key"] for row in read_columns(folder, "key")}
+        return Counter()
+    return Counter(row["key"] for row in read_columns(folder, "key"))
 
 
 def read_groups(source: str | Path, *, split: str | None = None, log: SkipLog | None = None) -> Iterator[Group]:
@@ -128,7 +128,7 @@ def open_parquet(file: Path) -> pq.ParquetFile:
         raise UserError(f"{file} is not a whole Parquet file ({_first_line(error)}): copy or build it again") from error
 
 
-def _claim(folder: Path, mode: str) -> tuple[int, set[str]]:
+def _claim(folder: Path, mode: str) -> tuple[int, Counter[str]]:
     """Make `folder` ready; returns the number of the next shard and the keys that are already there."""
     if mode not in ("new", "resume", "overwrite"):
         raise ValueError(f"mode must be new, resume or overwrite, not {mode!r}")
@@ -145,6 +145,15 @@ def _claim(folder: Path, mode: str) -> tuple[int, set[str]]:
             shard.unlink()
     numbers = [int(shard.stem[len("groups-") :]) for shard in folder.glob("groups-[0-9]*.parquet")]
     return max(numbers, default=-1) + 1, written_keys(folder)
+
+
+def _fresh(groups: Iterable[Group], done: Counter[str]) -> Iterator[Group]:
+    """Those that are not written yet. A key may come twice (a table's `id`), so that a set of keys would not do."""
+    for group in groups:
+        if done[group.key] > 0:
+            done[group.key] -= 1
+        else:
+            yield group
 
 
 def _batches(

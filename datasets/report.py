@@ -93,7 +93,7 @@ class Report:
             if shared.count:
                 lines.append(f"{_n(shared.count, 'prompt')} also in {split}: scores on it will look too good")
         if self.repeated_keys.count:
-            lines.append(f"{_n(self.repeated_keys.count, 'key')} used twice: resuming a conversion would lose groups")
+            lines.append(f"{_n(self.repeated_keys.count, 'key')} used twice: groups cannot be told apart by it")
         return lines
 
     @property

@@ -50,7 +50,7 @@ def parquet_files(source: str | Path, split: str | None = None) -> list[Path]:
 def split_name(file: Path) -> str | None:
     """The split that a file's name or folder tells of, or None."""
     match = _SHARD_NAME.match(file.stem)
-    if match:
+    if match and match["split"] != "groups":  # palate's own shards, whatever the split
         return match["split"]
     return file.parent.name if file.parent.name in _SPLIT_FOLDERS else None
 

@@ -15,9 +15,10 @@ from ..training.early_stop import require_metric
 from ..training.loop import train
 from ..training.processes import process_state
 from ..training.refuse import refuse_early, require_folder
-from ..training.run_folder import RunFolder, Summary, require_same_data, require_same_recipe
+from ..training.run_folder import RunFolder, Summary, require_same_data, require_same_recipe, require_same_weights
 from ..training.task import sample_path
 from .estimate import flops_per_pair
+from .fingerprint import fingerprint
 from .finish import finish
 from .generate import draw_pictures
 from .grid import save_grid
@@ -30,6 +31,7 @@ from .models.family import Conditions
 from .models.model import TextToImageModel, require_xformers
 from .models.policy import FullPolicy, LoraPolicy, Policy
 from .models.sampling import sampling_for
+from .plan import Plan
 from .prepare import Advance, Say, prepare
 from .recipe import ModelConfig, Recipe
 from .task import AlignmentTask
@@ -54,13 +56,21 @@ def align(recipe: Recipe, say: Say = print, advance: Advance | None = None) -> S
     model = open_model(recipe.model, recipe.training.precision, device)
     method = recipe.method.build(_elements(model, recipe))
     _refuse_early(recipe, model, method, state.num_processes)
+    if recipe.model.tuning == "full" and recipe.model.reference.dtype != "same":
+        say(
+            f"model.reference.dtype is {recipe.model.reference.dtype}: the reference rounds otherwise than the policy, "
+            "and small margins are there before the first step; `same` costs memory and is exact"
+        )
     work = workload_of(recipe, recipe.data.resolution or model.resolution, method.needs_reference)
     recompute = _checkpointing(recipe, work, device)
     # The others find what the main process has encoded.
     with state.main_process_first():
         prepared = prepare(model, recipe.data, method, recipe.training.seed, say, advance)
         plan = prepared.train
-        require_same_data(RunFolder(Path(recipe.output.folder)), {"hash": plan.data_hash, "groups": len(plan)})
+        _refuse_lone(recipe, method, plan, state.num_processes)
+        run = RunFolder(Path(recipe.output.folder))
+        require_same_data(run, {"hash": plan.data_hash, "groups": len(plan)})
+        require_same_weights(run, fingerprint(model.checkpoint, (model.family.network,)), model.checkpoint.path)
         conditions = _encode_validation(model, recipe)
     policy = make_policy(model, recipe.model, recipe.training.seed)
     network: Any = policy.network
@@ -95,7 +105,8 @@ def _refuse_early(recipe: Recipe, model: TextToImageModel, method: Method, proce
     model.checkpoint.require_whole()
     _refuse_side(recipe, model)
     _ = model.process  # reads the scheduler's config
-    require_same_recipe(RunFolder(folder), recipe.model_dump(mode="json"))
+    fixed = ("training.micro_batch",) if method.over_batch else ()
+    require_same_recipe(RunFolder(folder), recipe.model_dump(mode="json"), fixed)
     if recipe.model.attention == "xformers":
         require_xformers()
     if recipe.output.push_to:
@@ -106,6 +117,15 @@ def _refuse_early(recipe: Recipe, model: TextToImageModel, method: Method, proce
     if recipe.data.cache is not None:
         require_folder(Path(recipe.data.cache).expanduser(), f"data.cache: the folder {recipe.data.cache}")
     refuse_early(training, folder, processes)
+
+
+def _refuse_lone(recipe: Recipe, method: Method, plan: Plan, processes: int) -> None:
+    """A single candidate's reference point would be the candidate itself, which cancels what it says."""
+    if method.over_batch and plan.size == 1 and recipe.training.micro_batch * processes == 1:
+        raise UserError(
+            "training.micro_batch is 1, and the objective compares a candidate with the mean of its micro-batch: "
+            "set it to 8 or more for groups of one"
+        )
 
 
 def _refuse_side(recipe: Recipe, model: TextToImageModel) -> None:

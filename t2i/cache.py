@@ -7,7 +7,6 @@ a kill leaves whole entries only. An entry that does not open is as good as abse
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from pathlib import Path
 
@@ -59,13 +58,3 @@ class TensorCache:
                 f"the cache {self.folder} cannot be written ({reason}); free some space or point data.cache elsewhere, "
                 "then run the same command again: what is cached stays"
             ) from error
-
-
-def digest(*parts: str | bytes) -> str:
-    """A key of 128 bits from texts and bytes; no two different lists of parts give the same input to the hash."""
-    state = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        data = part.encode() if isinstance(part, str) else part
-        state.update(len(data).to_bytes(8, "little"))
-        state.update(data)
-    return state.hexdigest()

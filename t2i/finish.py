@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from ..datasets.converted import Say
 from ..training.run_folder import RunFolder, Summary
-from .converted import Say
 from .hub import push_to_hub
 from .kohya import save_kohya
 from .model_card import write_model_card

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
+from ..datasets.digest import digest
 from ..errors import UserError
 from ..training.processes import process_state
-from .cache import digest
 from .fingerprint import lora_fingerprint, whole_fingerprint
 from .generate import generate
 from .models.architectures import find_architecture, require_side

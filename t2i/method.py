@@ -27,6 +27,7 @@ class Method:
         needs_reference: whether the frozen policy's errors are computed.
         reduction: of the squared error over a candidate's latent elements.
         objective: `(policy_errors [B, k], reference_errors, labels) -> (loss, metrics)`.
+        over_batch: whether the objective compares a group with others of its micro-batch.
         temperature: the effective temperature on the mean error, for the log.
     """
 
@@ -37,6 +38,7 @@ class Method:
     shared_noise: bool = True
     needs_reference: bool = True
     reduction: Reduction = "mean"
+    over_batch: bool = False
     temperature: float | None = None
 
     def pick(self, count: int) -> Sequence[int]:

@@ -12,17 +12,18 @@ from typing import Any
 import pyarrow as pa
 
 from ..datasets.ahead import default_workers, ordered_map
+from ..datasets.digest import digest
 from ..datasets.group import Group
 from ..datasets.images import first_fault
 from ..datasets.skips import UNREADABLE, SkipLog
 from ..datasets.store import GroupStore
 from ..errors import UserError
-from .cache import digest
 from .method import Method
 
 SCHEMA = pa.schema(
     {
         "row": pa.int64(),
+        "prompt": pa.string(),
         "prompts": pa.list_(pa.string()),
         "labels": pa.list_(pa.float64()),
         "images": pa.list_(pa.string()),
@@ -38,12 +39,14 @@ class Entry:
     """One group of the plan, most preferred candidate first.
 
     row      its number in the store
+    prompt   the group's
     prompts  one per candidate: its own caption if it has one, else the group's prompt
     labels   one per candidate
     images   the hash of each candidate's bytes
     """
 
     row: int
+    prompt: str
     prompts: tuple[str, ...]
     labels: tuple[float, ...]
     images: tuple[str, ...]
@@ -63,7 +66,12 @@ class Plan:
 
     def __getitem__(self, index: int) -> Entry:
         row = self.table.slice(index, 1).to_pylist()[0]
-        return Entry(row["row"], tuple(row["prompts"]), tuple(row["labels"]), tuple(row["images"]))
+        return Entry(row["row"], row["prompt"], tuple(row["prompts"]), tuple(row["labels"]), tuple(row["images"]))
+
+    @property
+    def size(self) -> int:
+        """Candidates of each group, the same for all."""
+        return len(self[0].prompts)
 
     def subset(self, indices: list[int]) -> Plan:
         """The same plan with these entries only."""
@@ -83,10 +91,10 @@ def make_plan(
 ) -> Plan:
     """Look at every group once: sort it, drop ties if asked to, skip what cannot be decoded, hash the pictures.
 
-    Raises UserError if nothing remains.
+    Raises UserError if nothing remains, or groups are of several sizes after the method's choice.
     """
     chunks, rows, rankings = [], [], 0
-    fingerprint = []
+    fingerprint, sizes = [], set[int]()
     for number, (group, fault) in enumerate(ordered_map(first_fault, store, default_workers())):
         if on_group:
             on_group(1)
@@ -96,6 +104,7 @@ def make_plan(
             continue
         rankings += method.candidates is not None and group.size > method.candidates
         rows.append(_row(number, group, method))
+        sizes.add(len(rows[-1]["labels"]))
         if len(rows) == _CHUNK:
             chunks.append(pa.Table.from_pylist(rows, SCHEMA))
             fingerprint.append(digest(*(str(row) for row in rows)))
@@ -105,6 +114,11 @@ def make_plan(
     table = pa.concat_tables(chunks).combine_chunks()
     if table.num_rows == 0:
         raise UserError(_nothing_left(store, log, method))
+    if len(sizes) > 1:
+        raise UserError(
+            f"groups have {' or '.join(map(str, sorted(sizes)))} candidates, and one run of {method.name} takes groups "
+            "of one size: split the set, or train on one kind after the other"
+        )
     return Plan(table, dict(log.counts), rankings, digest(*fingerprint))
 
 
@@ -124,6 +138,7 @@ def _row(number: int, group: Group, method: Method) -> dict[str, Any]:
     captions = group.captions or (group.prompt,) * group.size
     return {
         "row": number,
+        "prompt": group.prompt,
         "prompts": [captions[i] for i in chosen],
         "labels": [group.labels[i] for i in chosen],
         "images": [digest(group.candidates[i]) for i in chosen],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -12,12 +11,14 @@ from typing import Any, TypeVar
 import torch
 
 from ..datasets.ahead import default_workers, ordered_map
+from ..datasets.converted import Say, open_converted
+from ..datasets.digest import digest
+from ..datasets.holdout import is_held_out
 from ..datasets.skips import SkipLog
 from ..datasets.store import GroupStore
 from ..errors import UserError
 from .batches import PROMPTS_AT_ONCE, pictures_at_once
-from .cache import TensorCache, digest
-from .converted import Say, open_store
+from .cache import TensorCache
 from .fingerprint import fingerprint
 from .framing import View, draw_view, frame
 from .method import Method
@@ -86,6 +87,11 @@ def prepare(
     return Prepared(train, held_out, CachedSource(cache, keys, model), resolution, views)
 
 
+def open_store(data: DataConfig, say: Say) -> GroupStore:
+    """The data as palate's Parquet; any other format is converted once, beside the cache."""
+    return open_converted(data.path, data.format, data.split, Path(data.cache or "cache").expanduser(), say)
+
+
 def split_by_prompt(plan: Plan, share: float) -> tuple[Plan, Plan | None]:
     """Training and held-out groups; a prompt is wholly in one of them, chosen by its hash.
 
@@ -93,16 +99,11 @@ def split_by_prompt(plan: Plan, share: float) -> tuple[Plan, Plan | None]:
     """
     if share == 0:
         return plan, None
-    out = [_held_out(plan[i].prompts[0], share) for i in range(len(plan))]
+    out = [is_held_out(plan[i].prompt, share) for i in range(len(plan))]
     if all(out) or not any(out):
         side = "every" if all(out) else "no"
         raise UserError(f"data.holdout={share} would hold {side} prompt out of {len(plan)} groups; change it or set 0")
     return plan.subset([i for i, o in enumerate(out) if not o]), plan.subset([i for i, o in enumerate(out) if o])
-
-
-def _held_out(prompt: str, share: float) -> bool:
-    number = int.from_bytes(hashlib.blake2b(prompt.encode(), digest_size=4).digest(), "big")
-    return number < share * 2**32
 
 
 def _report(plan: Plan, log: SkipLog, method: Method, say: Say) -> None:

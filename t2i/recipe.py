@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ..training.config import TrainingConfig
 from .methods import MethodConfig
 from .models.settings import LoraSettings, ReferenceSettings
 
+UserPath = Annotated[str, AfterValidator(os.path.expanduser)]
+"""A path, in which `~` is the user's home, or a hub id."""
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -17,7 +20,7 @@ class ModelConfig(BaseModel):
     """The checkpoint to align."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-    path: str = Field(description="a diffusers folder, a hub id, or tiny-sdxl / tiny-sd3")
+    path: UserPath = Field(description="a diffusers folder, a hub id, or tiny-sdxl / tiny-sd3")
     family: str | None = Field(default=None, description="checked against the checkpoint when given")
     revision: str | None = None
     variant: str | None = Field(default=None, description="the weights' file variant, such as fp16")
@@ -34,7 +37,7 @@ class DataConfig(BaseModel):
     """The preference groups and how their pictures are framed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-    path: str = Field(description="groups in any format that `palate data convert` reads, or a hub id")
+    path: UserPath = Field(description="groups in any format that `palate data convert` reads, or a hub id")
     format: str = "auto"
     split: str | None = None
     resolution: int | None = Field(default=None, ge=8, description="pixels a side; None: the checkpoint's own")
@@ -46,7 +49,7 @@ class DataConfig(BaseModel):
     holdout: Fraction = Field(
         default=0.0, description="share of prompts kept for validation, chosen by the prompt's hash"
     )
-    cache: str | None = Field(
+    cache: UserPath | None = Field(
         default="cache", description="folder of encoded latents and prompts; None: encode in every step"
     )
     cache_dtype: Literal["float32", "float16"] = "float32"
@@ -67,7 +70,7 @@ class OutputConfig(BaseModel):
     """The run folder and what is made of the result."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-    folder: str
+    folder: UserPath
     kohya: bool = Field(default=True, description="write the LoRA in kohya's and ComfyUI's key layout too")
     push_to: str | None = Field(default=None, description="hub repository owner/name")
 

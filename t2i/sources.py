@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..datasets.digest import digest
 from ..datasets.store import GroupStore
 from ..errors import PalateError
-from .cache import TensorCache, digest
+from .cache import TensorCache
 from .framing import View, frame
 from .models.family import Conditions, Framing
 from .models.model import TextToImageModel

@@ -1,11 +1,13 @@
 """The run folder: where things lie, and whether a run may go on in one that is there already.
 
-recipe.yaml  data.json  environment.json  metrics.jsonl  tensorboard/  samples/  checkpoints/  final/  summary.json
+recipe.yaml  data.json  base.json  environment.json  metrics.jsonl  tensorboard/  samples/  checkpoints/  final/
+summary.json
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,9 @@ from .disk import write_json, write_text
 from .recipe import dump_recipe
 
 # What may change between two starts of one run: how long, how fast, how shown; nothing that changes a step's result.
-# Data may be moved or named otherwise: `require_same_data` looks at what it holds.
-_FREE = {"data.path"} | {
+# Data and weights may be moved or named otherwise: `require_same_data` and `require_same_weights` look at what they
+# hold; the cache holds nothing that cannot be made again.
+_FREE = {"data.path", "data.cache", "model.path"} | {
     f"training.{key}"
     for key in (
         "steps",
@@ -76,6 +79,10 @@ class RunFolder:
         return self.path / "data.json"
 
     @property
+    def base(self) -> Path:
+        return self.path / "base.json"
+
+    @property
     def environment(self) -> Path:
         return self.path / "environment.json"
 
@@ -118,14 +125,20 @@ def store_recipe(folder: RunFolder, recipe: dict[str, Any]) -> bool:
     return stored is not None and not _differences(stored, recipe)
 
 
-def require_same_recipe(folder: RunFolder, recipe: dict[str, Any]) -> dict[str, Any] | None:
+def require_same_recipe(
+    folder: RunFolder, recipe: dict[str, Any], fixed: Collection[str] = ()
+) -> dict[str, Any] | None:
     """The recipe that is stored in the folder, if any.
+
+    Args:
+        fixed: keys that may change in other runs, and decide a step's result in this one.
 
     Raises UserError when the folder belongs to a run whose recipe differs in more than length, speed or display.
     """
     stored = _read_recipe(folder)
     if stored is not None:
-        changed = [key for key in _differences(stored, recipe) if key not in _FREE and not key.startswith("output")]
+        free = _FREE - set(fixed)
+        changed = [key for key in _differences(stored, recipe) if key not in free and not key.startswith("output")]
         if changed:
             old, new = _flat(stored), _flat(recipe)
             shown = ", ".join(f"{key} ({_show(old, key)} there, {_show(new, key)} now)" for key in changed[:5])
@@ -150,6 +163,22 @@ def require_same_data(folder: RunFolder, data: dict[str, Any]) -> None:
         raise UserError(
             f"{folder.path} holds a run on other data ({stored.get('groups')} groups then, {data['groups']} now, or "
             "other pictures or labels); choose another output folder, or bring the old data back to resume that run"
+        )
+
+
+def require_same_weights(folder: RunFolder, fingerprint: str, path: str) -> None:
+    """Keep which weights a run begins from; raise UserError if the folder's run began from others."""
+    try:
+        stored = json.loads(folder.base.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # `create` says what a file in the way is
+        stored = None
+    if not isinstance(stored, dict):
+        create(folder.path)
+        write_json(folder.base, {"path": path, "weights": fingerprint})
+    elif stored.get("weights") != fingerprint:
+        raise UserError(
+            f"{folder.path} holds a run that began from other weights ({stored.get('path')} then, {path} now); "
+            "choose another output folder, or bring the old weights back to resume that run"
         )
 
 

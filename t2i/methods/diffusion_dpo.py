@@ -68,5 +68,6 @@ class DiffusionDPO(BaseModel):
             objective=partial(OBJECTIVES[self.objective], **settings),
             fewest=1 if unpaired else 2,
             reduction=self.reduction,
+            over_batch=unpaired,  # its reference point is the batch's mean
             temperature=temperature,
         )

@@ -21,7 +21,9 @@ class ReferenceSettings(BaseModel):
     """Where the frozen copy of a full fine-tuning lives; LoRA needs none."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-    dtype: Literal["same", "bfloat16", "float16"] = "same"
+    dtype: Literal["same", "bfloat16", "float16"] = Field(
+        default="same", description="another rounds otherwise than the policy: margins of 1e-3 before the first step"
+    )
     device: Literal["same", "cpu"] = Field(
         default="same", description="cpu: moved over for each reference pass and back"
     )

@@ -164,7 +164,7 @@ def test_an_error_of_the_source_keeps_what_came_before_it(tmp_path):
         write_groups(source(), tmp_path / "set", row_group_rows=2)
     assert len(list(read_groups(tmp_path / "set"))) == 7
     assert is_unfinished(tmp_path / "set")
-    assert written_keys(tmp_path / "set") == {f"g{number}" for number in range(7)}
+    assert written_keys(tmp_path / "set") == {f"g{number}": 1 for number in range(7)}
     write_groups(map(small, range(12)), tmp_path / "set", mode="resume")
     assert [group.key for group in read_groups(tmp_path / "set")] == [f"g{number}" for number in range(12)]
     assert not is_unfinished(tmp_path / "set")
@@ -254,3 +254,26 @@ def test_text_groups_have_their_own_features(tmp_path):
     assert next(iter(read_groups(tmp_path / "set"))).candidates == (b"yes", b"no")
     with pytest.raises(ValueError, match="media must be one of"):
         write_groups([small(1)], tmp_path / "other", media="video")
+
+
+def test_a_folder_of_split_folders_is_read_by_split(tmp_path):
+    for number, split in enumerate(("train", "validation")):
+        write_groups([small(number)], tmp_path / "set" / split)
+    assert [group.key for group in read_groups(tmp_path / "set", split="validation")] == [small(1).key]
+    with pytest.raises(UserError, match="holds the splits train, validation: choose one"):
+        list(read_groups(tmp_path / "set"))
+
+
+def test_groups_that_share_a_key_are_all_there_after_an_interruption(tmp_path):
+    """A table's `id` is often the prompt's, so that many rows have it."""
+    groups = [replace(small(number), key=f"g{number // 4}", prompt=str(number)) for number in range(12)]
+
+    def source():
+        yield from groups[:6]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_groups(source(), tmp_path / "set", row_group_rows=2)
+    assert written_keys(tmp_path / "set") == {"g0": 4, "g1": 2}
+    write_groups(groups, tmp_path / "set", mode="resume")
+    assert [group.prompt for group in read_groups(tmp_path / "set")] == [str(number) for number in range(12)]

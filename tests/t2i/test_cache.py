@@ -3,9 +3,10 @@ import errno
 import pytest
 import torch
 
+from palate.datasets.digest import digest
 from palate.errors import PalateError
 from palate.t2i import cache as cache_module
-from palate.t2i.cache import TensorCache, digest
+from palate.t2i.cache import TensorCache
 
 
 def test_round_trip(tmp_path):

@@ -2,11 +2,11 @@ import dataclasses
 
 import pytest
 
+from palate.datasets.digest import digest
 from palate.datasets.parquet import write_groups
 from palate.datasets.skips import SkipLog
 from palate.datasets.store import GroupStore
 from palate.errors import UserError
-from palate.t2i.cache import digest
 from palate.t2i.method import Method
 from palate.t2i.plan import make_plan, picture_bytes
 from palate.t2i.prepare import split_by_prompt

@@ -1,21 +1,64 @@
 """Preparation never reads what is out of date: edited preferences, other data, a tokenizer without its words."""
 
+import io
 import json
 import shutil
+import subprocess
+import sys
+import time
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
+from palate.datasets.group import Group
+from palate.datasets.open import open_groups
+from palate.datasets.parquet import write_groups
+from palate.datasets.skips import SkipLog
+from palate.datasets.store import GroupStore
 from palate.errors import UserError
-from palate.t2i.converted import open_store
+from palate.t2i.fingerprint import fingerprint, lora_fingerprint
+from palate.t2i.methods.diffusion_dpo import DiffusionDPO
 from palate.t2i.models.checkpoint import find_checkpoint
+from palate.t2i.plan import make_plan
+from palate.t2i.prepare import open_store, split_by_prompt
 from palate.t2i.recipe import DataConfig
-from palate.training.run_folder import RunFolder, require_same_data
+from palate.training.run_folder import RunFolder, require_same_data, require_same_weights
 
 
 def quiet(line: str) -> None:
     pass
+
+
+def make_picture() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16), "red").save(file, "PNG")
+    return file.getvalue()
+
+
+CONVERT_SLOWLY = """
+import sys, time
+from pathlib import Path
+from palate.datasets import convert
+from palate.t2i.prepare import open_store
+from palate.t2i.recipe import DataConfig
+
+path, cache, begun, go = sys.argv[1:]
+groups_of = convert.open_groups
+
+def slow(*args, **kwargs):
+    for number, group in enumerate(groups_of(*args, **kwargs)):
+        if number == 2:
+            Path(begun).touch()
+            while not Path(go).exists():
+                time.sleep(0.01)
+        yield group
+
+convert.open_groups = slow
+open_store(DataConfig(path=path, cache=cache), print)
+"""
+"""`open_store`, which stands still in the middle of its first shard until there is the file `go`."""
 
 
 @pytest.fixture
@@ -135,3 +178,106 @@ def test_a_tokenizer_without_its_words_is_refused(name, tmp_path):
     (folder / "tokenizer_2" / "vocab.json").write_text("{}")
     (folder / "tokenizer_2" / "merges.txt").write_text("")
     find_checkpoint(str(folder)).require_whole()
+
+
+def test_one_process_waits_while_another_converts(table, tmp_path):
+    """The other one's half-written shard is its own; what it has written is then read, not converted again."""
+    folder, _ = table
+    data = DataConfig(path=str(folder), cache=str(tmp_path / "cache"))
+    said: list[str] = []
+    begun, go = tmp_path / "begun", tmp_path / "go"
+    other = subprocess.Popen([sys.executable, "-c", CONVERT_SLOWLY, data.path, str(data.cache), begun, go])
+    while not begun.exists():
+        assert other.poll() is None
+        time.sleep(0.01)
+
+    def say(line: str) -> None:
+        said.append(line)
+        go.touch()
+
+    groups = len(open_store(data, say))
+    assert (groups, other.wait(60)) == (4, 0)
+    assert said == [
+        f"another process is converting {folder}; waiting for it",
+        f"reading the copy of {folder} in {next((tmp_path / 'cache' / 'groups').iterdir())}",
+    ]
+
+
+def test_rows_of_one_id_survive_a_kill_in_the_middle_of_a_conversion(table, tmp_path, monkeypatch):
+    folder, rows = table
+    write(folder, [{**row, "id": "same"} for row in rows])
+    data = DataConfig(path=str(folder), cache=str(tmp_path / "cache"))
+
+    def stop_after_two(*args, **kwargs):
+        for number, group in enumerate(open_groups(*args, **kwargs)):
+            if number == 2:
+                raise KeyboardInterrupt
+            yield group
+
+    monkeypatch.setattr("palate.datasets.convert.open_groups", stop_after_two)
+    with pytest.raises(KeyboardInterrupt):
+        open_store(data, quiet)
+    monkeypatch.undo()
+    assert len(open_store(data, quiet)) == 4
+
+
+def test_a_prompt_is_wholly_held_out_or_not_at_all_whatever_its_captions(tmp_path):
+    """Candidates with captions of their own are still one prompt's."""
+    picture = make_picture()
+    groups = [
+        Group(f"g{i}", f"prompt {i % 20}", (picture, picture), (1.0, 0.0), captions=(f"one {i}", f"other {i}"))
+        for i in range(100)
+    ]
+    write_groups(groups, tmp_path / "set")
+    method = DiffusionDPO().build(256)
+    plan = make_plan(GroupStore(tmp_path / "set"), method, "drop", SkipLog())
+    train, held_out = split_by_prompt(plan, 0.3)
+    assert held_out is not None
+    prompts = [{side[i].prompt for i in range(len(side))} for side in (train, held_out)]
+    assert prompts[0] | prompts[1] == {f"prompt {i}" for i in range(20)}
+    assert not prompts[0] & prompts[1]
+    assert train[0].prompts[0].startswith("one ")
+
+
+def test_groups_of_one_and_of_two_are_not_mixed_in_one_run(tmp_path):
+    picture = make_picture()
+    groups = [Group("a", "p", (picture,), (1.0,)), Group("b", "p", (picture, picture), (1.0, 0.0))]
+    write_groups(groups, tmp_path / "set")
+    method = DiffusionDPO(objective="kto").build(256)
+    with pytest.raises(UserError, match="groups have 1 or 2 candidates"):
+        make_plan(GroupStore(tmp_path / "set"), method, "drop", SkipLog())
+
+
+def test_weights_are_known_by_every_byte(tmp_path):
+    """Of a LoRA that is fused into the attention layers, the first and last megabyte know nothing."""
+    shutil.copytree(find_checkpoint("tiny-sdxl").path, tmp_path / "model")
+    checkpoint = find_checkpoint(str(tmp_path / "model"))
+    before = fingerprint(checkpoint, ("unet",))
+    shutil.copytree(tmp_path / "model", tmp_path / "moved")
+    assert fingerprint(find_checkpoint(str(tmp_path / "moved")), ("unet",)) == before
+    file = next((tmp_path / "model" / "unet").glob("*.safetensors"))
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    assert fingerprint(checkpoint, ("unet",)) != before
+    assert fingerprint(checkpoint, ("vae",)) == fingerprint(find_checkpoint(str(tmp_path / "moved")), ("vae",))
+
+
+def test_a_large_file_is_hashed_in_pieces(tmp_path, monkeypatch):
+    monkeypatch.setattr("palate.t2i.fingerprint._PIECE", 10)
+    (tmp_path / "lora").mkdir()
+    (tmp_path / "lora" / "a").write_bytes(bytes(range(35)))
+    one = lora_fingerprint(str(tmp_path / "lora"))
+    for place in (0, 9, 10, 34):
+        content = bytearray(range(35))
+        content[place] ^= 1
+        (tmp_path / "lora" / "a").write_bytes(content)
+        assert lora_fingerprint(str(tmp_path / "lora")) != one
+
+
+def test_a_run_goes_on_from_the_weights_that_it_began_with(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    require_same_weights(run, "abc", "here")
+    require_same_weights(run, "abc", "moved/there")
+    with pytest.raises(UserError, match=r"began from other weights \(here then, here now\)"):
+        require_same_weights(run, "abd", "here")

@@ -1,11 +1,15 @@
 """The alignment task: its loss is the paper's formula on the draws that it says, with and without the cache."""
 
+import io
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from palate.datasets.group import Group
 from palate.datasets.parquet import write_groups
 from palate.diffusion import group_noise, group_times
 from palate.t2i.align import make_policy, open_model
@@ -253,3 +257,35 @@ def test_every_objective_lowers_its_loss_on_both_families(path, objective, pairs
         losses.append(loss.item())
     assert losses[-1] < losses[0]
     shutil.rmtree(tmp_path / "cache")
+
+
+@pytest.mark.parametrize("cache", ["cache", None])
+def test_each_picture_of_a_pair_keeps_its_own_size_and_crop(tmp_path, cache):
+    """SDXL is told what a picture was; the pair shares noise and view, and no more than these."""
+    pictures = []
+    for size in [(64, 32), (32, 48)]:  # width, height
+        pixels = np.random.default_rng(size[0]).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG")
+        pictures.append(file.getvalue())
+    write_groups([Group("a", "a red circle", tuple(pictures), (1.0, 0.0))], tmp_path / "set")
+    folder = cache and str(tmp_path / cache)
+    task = task_for(recipe_for("tiny-sdxl", tmp_path / "set", tmp_path, data={"cache": folder, "resolution": 32}))
+    batch = task.prepared.source.finish(batch_of(task, [Visit(0, 0)]))
+    # Height and width as they were, top and left of the middle square of 32 pixels, height and width of that.
+    assert batch["conditions"]["time_ids"].tolist() == [[32, 64, 0, 16, 32, 32], [48, 32, 8, 0, 32, 32]]
+
+
+def test_validation_draws_what_training_never_drew(pairs, tmp_path):
+    task = task_for(recipe_for("tiny-sdxl", pairs, tmp_path, data={"holdout": 0.3}))
+    seen = []
+    item = task._item
+
+    def watched(plan, visit, dropout=True):
+        seen.append(visit.position)
+        return item(plan, visit, dropout)
+
+    task._item = watched
+    task.validate()
+    assert len(set(seen)) == len(task.prepared.held_out)
+    assert min(seen) > 10**12  # more visits than any training makes
