@@ -8,13 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .scorers import BATCH, DEVICE, DTYPE, WEIGHTS, WITH, block_size, place, read_assets, read_names
+from .scorers import BATCH, DEVICE, DTYPE, WEIGHTS, WITH, block_size, place, read_assets, read_names, split_names
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import torch
+
     from ..rewards.batch import Scored
+    from ..rewards.scorer import Scorer
+
+    Passes = Sequence[Callable[[], Sequence[Scorer]]]
 
 _IMAGES = "A folder, a picture, a pattern, a manifest (JSONL, CSV, Parquet; columns image and prompt) or groups."
 _PROMPTS = "A manifest's column, or a file: a text with one prompt for each picture, or a table of image and prompt."
+_SERVICE = "Ask a running `palate score --serve` at this address instead of computing here."
+_TOKEN = "Of the service, with --serve and --service; better the environment variable PALATE_TOKEN."
 _SHARD = "I/N: only the I-th of N parts; the last to end writes the tables. `accelerate launch` sets it by itself."
 
 
@@ -29,8 +38,13 @@ def score_command(
     batch_size: Annotated[int | None, typer.Option(min=1, help=BATCH, show_default=False)] = None,
     shard: Annotated[str | None, typer.Option(help=_SHARD, show_default=False)] = None,
     reuse: Annotated[list[Path] | None, typer.Option(help="Another run's folder, whose scores are taken over.")] = None,
+    service: Annotated[str | None, typer.Option(help=_SERVICE, show_default=False)] = None,
     as_stored: Annotated[bool, typer.Option("--as-stored", help="Do not turn pictures as their EXIF says.")] = False,
     show: Annotated[bool, typer.Option("--list", help="Name the scorers and leave.")] = False,
+    serving: Annotated[bool, typer.Option("--serve", help="Answer over HTTP until Ctrl-C; takes no images.")] = False,
+    host: Annotated[str, typer.Option(help="With --serve; one that others reach needs a token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="With --serve; 0 takes a free one.")] = 8000,
+    token: Annotated[str | None, typer.Option(help=_TOKEN, show_default=False)] = None,
 ) -> None:
     """Score pictures with many scorers at once; the same command goes on where it stopped."""
     if show:
@@ -38,7 +52,17 @@ def score_command(
         return
     from ..errors import UserError
 
-    names = read_names(scorers)
+    names = read_names(scorers) if service is None else split_names(scorers)
+    if serving:
+        if images is not None or not names:
+            raise UserError("--serve takes scorers and no images: palate score --serve --with pickscore,hpsv2.1")
+        from .serve import serve
+
+        placed, precision = place(device, dtype)
+        size, upright = block_size(batch_size, placed), not as_stored
+        assets = read_assets(weights or [])
+        serve(names, assets, placed, precision, host=host, port=port, token=token, batch_size=size, upright=upright)
+        return
     if images is None or not names:
         raise UserError("name the images and the scorers: palate score IMAGES --with pickscore,hpsv2.1 (see --list)")
     part, alone = _launched() if shard is None else _shard(shard), shard is not None
@@ -47,16 +71,17 @@ def score_command(
     from ..rewards.rows import open_rows
 
     rows = open_rows(images, prompts)  # a wrong path is told before gigabytes are loaded
-    _require_prompts(names, rows.has_prompts, images)
+    if service is None:
+        _require_prompts(names, rows.has_prompts, images)
     from ..rewards.batch import score_in_passes
-    from ..rewards.passes import passes_of
     from .stages import stages
 
     placed, precision = place(device, dtype)
+    passes = _passes(names, assets, placed, precision) if service is None else _asked(service, names, token)
     with stages() as (say, advance):
         done = score_in_passes(
             rows,
-            passes_of(names, assets, placed, precision),
+            passes,
             out,
             batch_size=block_size(batch_size, placed),
             shard=part,
@@ -65,6 +90,19 @@ def score_command(
             advance=advance if alone or part[0] == 0 else None,  # of several processes, one shows how far it is
         )
         _tell(done, say)
+
+
+def _passes(names: list[str], assets: Any, device: torch.device, dtype: torch.dtype | None) -> Passes:
+    from ..rewards.passes import passes_of
+
+    return passes_of(names, assets, device, dtype)
+
+
+def _asked(service: str, names: list[str], token: str | None) -> Passes:
+    from ..rewards.client import remote_scorers
+
+    scorers = remote_scorers(service, names, token)  # now, so that a wrong address is told before pictures are read
+    return [lambda: scorers]
 
 
 def _require_prompts(names: list[str], has_prompts: bool, images: str) -> None:

@@ -14,10 +14,10 @@ from palate.errors import UserError
 from palate.rewards import registry
 from palate.rewards.function import from_function
 from palate.rewards.registry import find_entry, open_reward
-from palate.rewards.zoo import ENTRIES
 from palate.rewards.reward import Reward
 from palate.rewards.scorer import open_scorer, open_scorers
 from palate.rewards.statistics import jpeg_kilobytes, laplacian_variance
+from palate.rewards.zoo import ENTRIES
 
 
 def test_listing_imports_nothing_heavy():
