@@ -1,7 +1,7 @@
 """Pictures per second: palate's batch scorer, a loop as the reference packages do it, and decoding alone.
 
     python benchmarks/scoring.py                       # PickScore, HPSv2.1 and ImageReward with tiny random weights
-    python benchmarks/scoring.py --images 500 --workers 2 --format png
+    python benchmarks/scoring.py --images 120 --format jpg
 
 The loop opens each picture anew for each scorer and runs one picture and one prompt per forward pass, as hpsv2 and
 image-reward do. Weights are tiny, pictures are prepared at the official 224 pixels: what is measured is everything but
@@ -112,14 +112,18 @@ def loop(folder: Path, scorers: list[Scorer]) -> None:
     for scorer in scorers:
         for row in rows:
             with Image.open(folder / row["image"]) as picture, torch.no_grad():
-                # HPSv2's own transform is torchvision's, of a tensor of the whole picture.
-                prepare = letterbox if scorer.name.startswith("hps") else scorer.reward.prepare  # type: ignore[attr-defined]
-                pixels = prepare(picture)
+                pixels = letterbox(picture) if scorer.name.startswith("hps") else middle(picture)
                 scorer.reward.score_pixels([row["prompt"]], pixels[None])  # type: ignore[attr-defined]
 
 
+def middle(picture: Image.Image) -> torch.Tensor:
+    """A picture as PickScore's and ImageReward's own transforms prepare it, with Pillow."""
+    cut = tv.center_crop(tv.resize(picture.convert("RGB"), [SIZE], tv.InterpolationMode.BICUBIC), [SIZE])  # type: ignore[arg-type]
+    return tv.normalize(tv.to_tensor(cut), list(MEAN), list(STD))
+
+
 def letterbox(picture: Image.Image) -> torch.Tensor:
-    """A square picture as hpsv2 prepares it."""
+    """A square picture as hpsv2 prepares it: torchvision's transform of a tensor of the whole picture."""
     pixels = tv.resize(tv.to_tensor(picture.convert("RGB")), [SIZE, SIZE], tv.InterpolationMode.BICUBIC, antialias=True)
     return tv.normalize(pixels, list(MEAN), list(STD))
 
@@ -142,7 +146,7 @@ def measure(what: Callable[[], object]) -> tuple[float, float]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=120)
+    parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--side", type=int, default=1024)
     parser.add_argument("--format", choices=("png", "jpg"), default="png")
     parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1))

@@ -150,7 +150,8 @@ def score_in_passes(
             skipped=rows.skipped.total,
         )
         del run, scorers
-        _free_memory()
+        if number < len(passes):
+            _free_memory()
     return replace(done, tables=_write(out, plan, shard, labels, blocks, provenance(labels, batch_size, upright)))
 
 

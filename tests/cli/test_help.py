@@ -52,7 +52,7 @@ def help_of(verb: str) -> tuple[str, set[str]]:
 def test_help_lists_every_verb_and_loads_nothing_heavy() -> None:
     text, loaded = help_of("")
     assert loaded & (HEAVY | {"pydantic"}) == set()
-    for verb in ("demo", "train", "generate", "estimate", "data", "recipe"):
+    for verb in ("demo", "train", "generate", "score", "estimate", "data", "recipe"):
         line = next(line for line in text.splitlines() if line.split()[:1] == [verb])
         assert len(line.split()) > 3, line  # what it does
 
@@ -63,10 +63,12 @@ def test_help_lists_every_verb_and_loads_nothing_heavy() -> None:
         "demo",
         "train",
         "generate",
+        "score",
         "estimate",
         "data",
         "data check",
         "data convert",
+        "data label",
         "recipe",
         "recipe list",
         "recipe copy",
