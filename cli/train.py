@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,24 +11,33 @@ def train_command(
     recipe: Annotated[str, typer.Argument(help="A YAML recipe, or a name from `palate recipe list`.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, such as training.steps=200")] = None,
 ) -> None:
-    """Align a model as a recipe says. The same command goes on where an interrupted run stopped."""
+    """Align a model, or train a reward model, as a recipe says. The same command goes on where a run stopped."""
     from ..t2i.recipes import find_recipe
-    from ..training.recipe import load_recipe
+    from ..training.recipe import check_recipe, read_recipe
 
     # The recipe is read before torch is imported: a typing mistake is answered at once.
     from .stages import stages
 
-    settings = load_recipe(find_recipe(recipe), overrides or [], _schema(), name=recipe)
+    values = read_recipe(find_recipe(recipe), overrides or [])
+    if _method(values) == "reward_model":
+        from ..rewards.learn.recipe import RewardRecipe
 
-    from ..t2i.align import align
+        settings = check_recipe(values, [], RewardRecipe, recipe)
+
+        from ..rewards.learn.fit import fit_reward as run
+    else:
+        from ..t2i.recipe import Recipe
+
+        settings = check_recipe(values, [], Recipe, recipe)
+
+        from ..t2i.align import align as run
 
     with stages() as (say, advance):
-        summary = align(settings, say, advance)
+        summary = run(settings, say, advance)  # pyright: ignore[reportArgumentType]
     if not summary.finished:
         raise typer.Exit(130)
 
 
-def _schema() -> type:
-    from ..t2i.recipe import Recipe
-
-    return Recipe
+def _method(values: dict[str, Any]) -> Any:
+    method = values.get("method")
+    return method.get("name") if isinstance(method, dict) else None

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 from transformers import CLIPConfig
 
@@ -52,6 +53,7 @@ _BLOCK_PARTS = {
     "mlp.c_proj": "mlp.fc2",
 }
 _FUSED = re.compile(r"(visual\.)?transformer\.resblocks\.(\d+)\.attn\.in_proj_(weight|bias)")
+_TRANSFORMERS_BLOCK = re.compile(r"(text|vision)_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
 _MASK = "attn_mask"  # a constant that older versions of open_clip saved
 
 
@@ -77,6 +79,24 @@ def rename_open_clip(state: Mapping[str, Tensor], source: str) -> dict[str, Tens
             renamed[f"{_layer(*block.group(1, 2))}.{_BLOCK_PARTS[block[3]]}.{block[4]}"] = tensor
         elif key != _MASK:
             raise UserError(f"{source}: {key} is no key of an open_clip model; is it the right file?")
+    return renamed
+
+
+def to_open_clip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of transformers' CLIPModel under open_clip's names: `rename_open_clip` turned around."""
+    back = {name: key for key, name in _ENDS.items()}
+    parts = {name: part for part, name in _BLOCK_PARTS.items()}
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        block = _TRANSFORMERS_BLOCK.fullmatch(name)
+        if name in back:
+            key = back[name]
+            renamed[key] = tensor.T.contiguous() if key in _TRANSPOSED else tensor
+        elif block and block[3] in parts:
+            renamed[f"{_open_clip_layer(*block.group(1, 2))}.{parts[block[3]]}.{block[4]}"] = tensor
+        elif block and block[3] == "self_attn.q_proj":
+            thirds = [state[name.replace("q_proj", f"{letter}_proj")] for letter in "qkv"]
+            renamed[f"{_open_clip_layer(*block.group(1, 2))}.attn.in_proj_{block[4]}"] = torch.cat(thirds)
     return renamed
 
 
@@ -131,6 +151,10 @@ def clip_config(state: Mapping[str, Tensor], heads: Heads, activation: Activatio
 
 def _layer(visual: str | None, number: str) -> str:
     return f"{'vision_model' if visual else 'text_model'}.encoder.layers.{number}"
+
+
+def _open_clip_layer(tower: str, number: str) -> str:
+    return f"{'visual.' if tower == 'vision' else ''}transformer.resblocks.{number}"
 
 
 def _layers(state: Mapping[str, Tensor], tower: str) -> int:

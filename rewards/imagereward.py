@@ -119,7 +119,7 @@ def open_imagereward(
     file = find_weights(weights, REPOSITORY, FILE)
     renamed = rename_imagereward(load_tensors(file), str(file))
     try:
-        vision, text = build_towers(renamed, _read_config(config))
+        vision, text = build_towers(renamed, read_config(config))
     except (RuntimeError, ValueError) as error:  # torch lists every tensor whose shape disagrees with the others'
         reason = str(error).strip().splitlines()[-1].strip()
         raise UserError(f"{file}: its tensors do not fit together ({reason}); is it ImageReward.pt?") from None
@@ -207,7 +207,12 @@ def _heads(width: int, tower: str) -> int:
     return heads
 
 
-def _read_config(config: str | Path | None) -> dict[str, Any]:
+def read_config(config: str | Path | None) -> dict[str, Any]:
+    """The values of a `med_config.json`; none where there is no file.
+
+    Raises:
+        UserError: the file cannot be read, or a value that is used is of the wrong kind.
+    """
     if config is None:
         return {}
     try:

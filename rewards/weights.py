@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -30,7 +31,8 @@ def find_weights(path: str | Path | None, repository: str, name: str) -> Path:
 def load_tensors(path: str | Path) -> dict[str, Tensor]:
     """The state dict in a `.safetensors` file or a pickled one, on the CPU, with the file's own dtypes.
 
-    A pickle is read with `weights_only`; tensors under the key `state_dict`, as in HPSv2's, are taken from there.
+    A pickle is read with `weights_only`; tensors under the key `state_dict`, as in HPSv2's, or `model`, as in BLIP's,
+    are taken from there.
 
     Raises:
         UserError: the file cannot be read, would run code, or holds no tensors.
@@ -51,10 +53,19 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
     except Exception as error:  # torch, zipfile and safetensors raise a dozen kinds on damaged files
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{path} cannot be read ({reason}); is the file whole?") from error
-    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
+    state = loaded
+    if isinstance(loaded, dict):
+        state = next((loaded[key] for key in ("state_dict", "model") if isinstance(loaded.get(key), dict)), loaded)
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} holds no state dict, a table of names and tensors; is it the right file?")
     return dict(state)
+
+
+def save_tensors(state: Mapping[str, Tensor], path: str | Path) -> None:
+    """Write a state dict as `.safetensors`, which `load_tensors` reads back."""
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, path)
 
 
 def _download(repository: str, name: str) -> Path:

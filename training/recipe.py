@@ -51,7 +51,18 @@ def load_recipe(path: str | Path, overrides: list[str], schema: type[Model], nam
     Raises UserError, in one line, for anything wrong with the file, an override, a key or a value; it calls the recipe
     `name` where the user typed another one than the path.
     """
-    return check_recipe(_read(Path(path)), overrides, schema, name or str(path))
+    return check_recipe(read_recipe(path, overrides), [], schema, name or str(path))
+
+
+def read_recipe(path: str | Path, overrides: list[str]) -> dict[str, Any]:
+    """The values in the recipe at `path` with the overrides, not yet checked: for who must choose a schema by them.
+
+    Raises UserError for a file that cannot be read, or an override that is none.
+    """
+    values = _read(Path(path))
+    for override in overrides:
+        _override(values, override)
+    return values
 
 
 def check_recipe(values: dict[str, Any], overrides: list[str], schema: type[Model], name: str) -> Model:

@@ -1,4 +1,7 @@
-"""The shipped recipes: YAML files beside this one, each with a first line that says what it does."""
+"""The shipped recipes: YAML files, each with a first line that says what it does.
+
+Those of text-to-image models lie beside this file, those of reward models in `rewards/learn/recipes`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import UserError
+
+FOLDERS = (Path(__file__).parent, Path(__file__).parents[2] / "rewards" / "learn" / "recipes")
 
 
 @dataclass(frozen=True)
@@ -20,7 +25,7 @@ class ShippedRecipe:
 
 def shipped() -> list[ShippedRecipe]:
     """All shipped recipes, by name."""
-    files = sorted(Path(__file__).parent.glob("*.yaml"))
+    files = sorted((file for folder in FOLDERS for file in folder.glob("*.yaml")), key=lambda file: file.stem)
     return [ShippedRecipe(file.stem, _first_comment(file), file) for file in files]
 
 

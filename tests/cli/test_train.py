@@ -124,6 +124,54 @@ def test_overrides_reach_the_run_and_an_interrupted_one_says_so_by_its_exit_code
     assert seen[0].model.lora.rank == 2
 
 
+REWARD = """\
+model: {kind: clip, path: clip}
+data: {path: groups}
+method: {name: reward_model, loss: pickscore}
+output: {folder: run}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (REWARD.replace("path: clip", "pth: clip"), ["unknown key `model.clip.pth`; did you mean `path`?"]),
+        (REWARD.replace("kind: clip", "kind: klip"), ["`model`", "'klip'", "'clip', 'blip'"]),
+        (REWARD.replace("loss: pickscore", "loss: pikscore"), ["`method.loss` is 'pikscore', but ", "'pickscore'"]),
+        (REWARD.replace(", loss: pickscore", ""), ["`method.loss` is missing; give it a value"]),
+        (REWARD.replace("pickscore", "hpsv2, k: 4"), ["method.k has no effect on loss hpsv2"]),
+        (
+            REWARD.replace("clip}", "clip, train: {txt: 1}}"),
+            ["unknown key `model.clip.train.txt`; did you mean `text`?"],
+        ),
+        (REWARD + "training: {stesp: 5}", ["unknown key `training.stesp`; did you mean `steps`?"]),
+        (REWARD + "training: {compile: true}", ["training.compile has no effect on reward models"]),
+        (REWARD + "validation: {steps: 5}", ["unknown key `validation`", "a recipe takes data, method, model, output"]),
+    ],
+)
+def test_a_reward_recipe_that_is_wrong(train, text, told):
+    Path("recipe.yaml").write_text(text)
+    refused(train("recipe.yaml"), *told)
+
+
+def test_a_reward_recipe_goes_to_reward_training(train, monkeypatch):
+    seen: list[Any] = []
+    monkeypatch.setattr("palate.rewards.learn.fit.fit_reward", lambda recipe, *_: seen.append(recipe) or summary(True))
+    Path("recipe.yaml").write_text(REWARD)
+    assert train("recipe.yaml", "training.steps=7", "method.loss=btt", "method.k=3")[0] == 0
+    assert train("reward-pickscore", "data.path=groups")[0] == 0
+    assert (seen[0].training.steps, seen[0].method.k, seen[0].model.layout) == (7, 3, "pickscore")
+    assert (seen[1].training.learning_rate, seen[1].data.holdout_split) == (3e-6, "validation_unique")
+
+
+def test_a_mistake_in_a_reward_recipe_is_told_before_torch_is_imported(tmp_path):
+    (tmp_path / "r.yaml").write_text(REWARD.replace("loss", "los"))
+    code = "import sys; from palate import cli\ntry: cli.main()\nfinally: print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, "train", "r.yaml"], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "False\n")
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("error", "line"),
     [
