@@ -36,12 +36,12 @@ from transformers import (
 )
 
 from palate.datasets.ahead import ordered_map
-from palate.rewards.batch import score_images
 from palate.rewards.blip_keys import MLP_LAYERS, imagereward_keys
 from palate.rewards.clip_keys import Heads
-from palate.rewards.picture_file import read_picture
 from palate.rewards.pixels import MEAN, STD
 from palate.rewards.scorer import Scorer, open_scorer
+from palate.rewards.scoring.batch import score_images
+from palate.rewards.scoring.picture_file import read_picture
 
 TEXT = "a photo of red green blue big small old new cat dog house tree car boat on under beside the sea sky"
 WORDS = TEXT.split()

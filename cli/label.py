@@ -12,9 +12,9 @@ from .scorers import BATCH, DEVICE, DTYPE, WEIGHTS, block_size, place, read_asse
 
 if TYPE_CHECKING:
     from ..datasets.skips import SkipLog
-    from ..rewards.batch import Advance
-    from ..rewards.label import Labelled
-    from ..rewards.rows import Rows
+    from ..rewards.labels.label import Labelled
+    from ..rewards.scoring.batch import Advance
+    from ..rewards.scoring.rows import Rows
 
 _IMAGES = "A folder, a pattern, a manifest (JSONL, CSV, Parquet; columns image and prompt) or groups."
 _SCORERS = "Scorers, with commas between; `palate score --list` names them. With --scores: which of its columns."
@@ -65,7 +65,7 @@ def label_command(
         if scores is None:
             rows = _require(images, out, names, settings)
             scores = _score(rows, out, names, weights or [], device, dtype, batch_size, not as_stored, advance)
-        from ..rewards.label import label_scored
+        from ..rewards.labels.label import label_scored
 
         done = label_scored(images, scores, out, scorers=names or None, advance=advance, **settings)
     _tell(done, out, as_json)
@@ -73,7 +73,7 @@ def label_command(
 
 def _require(images: str, out: Path, names: list[str], settings: dict[str, Any]) -> Rows:
     """The pictures, once all is refused that can be before gigabytes are loaded."""
-    from ..rewards.label import require_labelling
+    from ..rewards.labels.label import require_labelling
 
     return require_labelling(images, out, names, **settings)
 
@@ -90,9 +90,9 @@ def _score(
     advance: Advance,
 ) -> Path:
     """Score as `palate score` does; the table's path."""
-    from ..rewards.batch import score_in_passes
-    from ..rewards.label import scores_folder
-    from ..rewards.passes import passes_of
+    from ..rewards.labels.label import scores_folder
+    from ..rewards.scoring.batch import score_in_passes
+    from ..rewards.scoring.passes import passes_of
 
     assets = read_assets(weights)
     placed, precision = place(device, dtype)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     import torch
 
-    from ..rewards.batch import Scored
     from ..rewards.scorer import Scorer
+    from ..rewards.scoring.batch import Scored
 
     Passes = Sequence[Callable[[], Sequence[Scorer]]]
 
@@ -68,12 +68,12 @@ def score_command(
     part, alone = _launched() if shard is None else _shard(shard), shard is not None
     assets = read_assets(weights or [])
 
-    from ..rewards.rows import open_rows
+    from ..rewards.scoring.rows import open_rows
 
     rows = open_rows(images, prompts)  # a wrong path is told before gigabytes are loaded
     if service is None:
         _require_prompts(names, rows.has_prompts, images)
-    from ..rewards.batch import score_in_passes
+    from ..rewards.scoring.batch import score_in_passes
     from .stages import stages
 
     placed, precision = place(device, dtype)
@@ -93,13 +93,13 @@ def score_command(
 
 
 def _passes(names: list[str], assets: Any, device: torch.device, dtype: torch.dtype | None) -> Passes:
-    from ..rewards.passes import passes_of
+    from ..rewards.scoring.passes import passes_of
 
     return passes_of(names, assets, device, dtype)
 
 
 def _asked(service: str, names: list[str], token: str | None) -> Passes:
-    from ..rewards.client import remote_scorers
+    from ..rewards.service.client import remote_scorers
 
     scorers = remote_scorers(service, names, token)  # now, so that a wrong address is told before pictures are read
     return [lambda: scorers]

@@ -52,7 +52,7 @@ def serve(
         import python_multipart  # noqa: F401  FastAPI finds out only when the first form comes
         import uvicorn
 
-        from ..rewards.service import create_app
+        from ..rewards.service.app import create_app
     except ModuleNotFoundError as error:
         if str(error.name).startswith("palate"):
             raise

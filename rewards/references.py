@@ -8,8 +8,8 @@ from pathlib import Path
 from PIL import Image
 
 from ..errors import UserError
-from .picture_file import read_picture
-from .rows import PICTURES
+from .scoring.picture_file import read_picture
+from .scoring.rows import PICTURES
 
 
 def open_references(source: str | Path | Sequence[str | Path | Image.Image]) -> list[Image.Image]:

@@ -146,7 +146,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         name="vqascore",
         opener="vqascore:open_vqascore",
-        scale="0 to 1; geometric mean of P(\"Yes\") and P(end)",
+        scale='0 to 1; geometric mean of P("Yes") and P(end)',
         licence="Apache-2.0",
         memory_gb=23.1,
         dtype="bfloat16",
@@ -157,7 +157,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         name="vqascore_xl",
         opener="vqascore:open_vqascore",
-        scale="0 to 1; geometric mean of P(\"Yes\") and P(end)",
+        scale='0 to 1; geometric mean of P("Yes") and P(end)',
         licence="Apache-2.0",
         memory_gb=6.5,
         dtype="bfloat16",
@@ -168,7 +168,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         name="vqascore_vlm",
         opener="vqascore_vlm:open_vqascore_vlm",
-        scale="0 to 1; P(\"Yes\"), compares under one model and template only",
+        scale='0 to 1; P("Yes"), compares under one model and template only',
         licence="Apache-2.0",
         memory_gb=16.6,
         dtype="bfloat16",

@@ -112,34 +112,40 @@ def btt_loss(scores: Tensor, labels: Tensor, k: float = 5.0) -> Tensor:
     return _mean(-torch.where(pairs.outcome == 0, tied, won), pairs.there)
 
 
-def uncertainty_loss(
-    means: Tensor, log_sigmas: Tensor, labels: Tensor, generator: torch.Generator | None = None, samples: int = 1000
-) -> Tensor:
+def uncertainty_loss(means: Tensor, log_sigmas: Tensor, labels: Tensor, samples: int = 1000) -> Tensor:
     """-E log σ(z) with z ~ N(Δμ, σ_a² + σ_b²), Δμ of the preferred minus the other; ties are skipped.
 
-    The expectation is the mean over `samples` draws, through which gradients reach both numbers. HPSv3's: Ma et al.
-    2025, arXiv 2508.03789.
+    The expectation is the mean over `samples` quantiles of z that are equally likely, through which gradients reach
+    both numbers. HPSv3's: Ma et al. 2025, arXiv 2508.03789, where they are as many random draws; quantiles make the
+    loss of a step the same however it is cut, and its gradient free of their noise.
 
     Args:
         means, log_sigmas: `[B, k]`, the two numbers that the model gives for a candidate; σ = exp(log_sigma).
-        generator: on the tensors' device.
     """
     pairs = pairs_of(means, labels)
     first, second = torch.triu_indices(means.shape[1], means.shape[1], 1, device=means.device)
     variances = (2 * log_sigmas.to(pairs.difference.dtype)).exp()
     spread = (variances[:, first] + variances[:, second]).sqrt()
     like = pairs.difference
-    noise = torch.randn((samples, *like.shape), generator=generator, device=like.device, dtype=like.dtype)
-    return _mean(-F.logsigmoid(pairs.advantage + spread * noise).mean(dim=0), pairs.decided)
+    shares = (torch.arange(samples, device=like.device, dtype=like.dtype) + 0.5) / samples
+    z = pairs.advantage + spread * torch.special.ndtri(shares)[:, None, None]
+    return _mean(-F.logsigmoid(z).mean(dim=0), pairs.decided)
 
 
 @dataclass(frozen=True)
 class PairLoss:
-    """A loss by name: the function, how groups weigh in a step, and whether a group of ties teaches it anything."""
+    """A loss by name.
 
-    function: Callable[[Tensor, Tensor], Tensor]
+    function   of scores and labels; of means, log_sigmas and labels where `spread`
+    weighting  how groups weigh in a step
+    uses_ties  whether a group of ties teaches it anything
+    spread     whether it needs a network that gives two numbers
+    """
+
+    function: Callable[..., Tensor]
     weighting: Weighting
     uses_ties: bool = True
+    spread: bool = False
 
 
 LOSSES: dict[str, PairLoss] = {
@@ -147,8 +153,8 @@ LOSSES: dict[str, PairLoss] = {
     "hpsv2": PairLoss(hpsv2_loss, "sum"),
     "imagereward": PairLoss(imagereward_loss, "pairs", uses_ties=False),
     "btt": PairLoss(btt_loss, "pairs"),
+    "uncertainty": PairLoss(uncertainty_loss, "pairs", uses_ties=False, spread=True),
 }
-"""`uncertainty_loss` is not among them: it needs a model that gives two numbers."""
 
 
 def step_weights(weighting: Weighting, prompt_counts: Sequence[int], pair_counts: Sequence[int]) -> list[float]:

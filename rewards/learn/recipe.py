@@ -63,6 +63,37 @@ class BlipConfig(BaseModel):
     dropout: Fraction = Field(default=0.1, description="of the text tower; BLIP's own is 0.1")
 
 
+class Lora(BaseModel):
+    """Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685): W + (alpha / rank) B A, merged into W in the result."""
+
+    model_config = _STRICT
+    rank: PositiveInt = 64
+    alpha: PositiveFloat | None = Field(default=None, description="None: equal to the rank, a scale of 1")
+    dropout: Fraction = 0.0
+
+
+class VlmConfig(BaseModel):
+    """Qwen2-VL with HPSv3's head, which gives two numbers; the head is always trained."""
+
+    model_config = _STRICT
+    kind: Literal["vlm"]
+    path: str | None = Field(
+        default=None,
+        description="a folder or hub id of Qwen2-VL, which gets a fresh head, or an HPSv3.safetensors; "
+        "None: HPSv3 from the hub",
+    )
+    base: str | None = Field(
+        default=None,
+        description="for HPSv3's weights: a folder or hub id with the configuration and the tokenizer of its Qwen2-VL; "
+        "None: beside the weights, or Qwen/Qwen2-VL-7B-Instruct",
+    )
+    lora: Lora | None = Field(
+        default=Lora(),
+        description="on the language model's linear layers; None: all of it is trained but its token embedding",
+    )
+    train_vision: bool = Field(default=False, description="whether the whole vision tower is trained")
+
+
 class DataConfig(BaseModel):
     """The preference groups."""
 
@@ -91,7 +122,7 @@ class RewardModel(BaseModel):
 
     model_config = _STRICT
     name: Literal["reward_model"]
-    loss: Literal["pickscore", "hpsv2", "imagereward", "btt"]
+    loss: Literal["pickscore", "hpsv2", "imagereward", "btt", "uncertainty"]
     k: float | None = Field(default=None, gt=1, description="of btt: how readily people call it a tie; 5 if left out")
 
     @model_validator(mode="after")
@@ -112,7 +143,7 @@ class RewardRecipe(BaseModel):
     """One reward model's training run."""
 
     model_config = _STRICT
-    model: Annotated[ClipConfig | BlipConfig, Field(discriminator="kind")]
+    model: Annotated[ClipConfig | BlipConfig | VlmConfig, Field(discriminator="kind")]
     data: DataConfig
     method: RewardModel
     training: TrainingConfig = TrainingConfig()
@@ -122,4 +153,9 @@ class RewardRecipe(BaseModel):
     def _only_what_has_an_effect(self) -> RewardRecipe:
         if self.training.compile:
             raise ValueError("training.compile has no effect on reward models; leave it out")
+        if self.method.loss == "uncertainty" and self.model.kind != "vlm":
+            raise ValueError(
+                f"method.loss uncertainty needs a model that says how sure it is, and a {self.model.kind} gives one "
+                "number; take model.kind vlm, or loss imagereward"
+            )
         return self

@@ -19,7 +19,7 @@ from ...training.disk import write_json
 from ...training.loader import to_device
 from ...training.order import visit_at
 from ...training.task import Visit
-from ..picture_file import read_picture
+from ..scoring.picture_file import read_picture
 from .held_out import report
 from .learner import Learner
 from .losses import PairLoss, pairs_of, step_weights

@@ -53,8 +53,8 @@ def test_a_port_that_is_taken_is_told_before_the_scorers_are_opened():
 
 @pytest.mark.parametrize("missing", ["uvicorn", "fastapi", "python_multipart"])
 def test_the_extra_is_named_where_it_is_not_installed(monkeypatch, missing):
-    monkeypatch.delitem(sys.modules, "palate.rewards.service", raising=False)
-    monkeypatch.delitem(sys.modules, "palate.rewards.service_request", raising=False)
+    monkeypatch.delitem(sys.modules, "palate.rewards.service.app", raising=False)
+    monkeypatch.delitem(sys.modules, "palate.rewards.service.request", raising=False)
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(UserError, match=rf"serving needs {missing}; run pip install 'palate\[serve\]'"):
         serve(["sharpness"], {}, "cpu", port=0)

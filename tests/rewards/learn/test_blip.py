@@ -13,7 +13,7 @@ from palate.rewards.imagereward import MEAN, STD, open_imagereward
 from palate.rewards.learn.blip import open_blip_learner, with_head
 from palate.rewards.learn.fit import fit_reward
 from palate.rewards.learn.recipe import BlipConfig, RewardRecipe
-from palate.rewards.picture_file import read_picture
+from palate.rewards.scoring.picture_file import read_picture
 from palate.rewards.weights import load_tensors
 from palate.training.recipe import check_recipe
 

@@ -14,12 +14,12 @@ import palate
 from palate.datasets.shapes.oracle import judge
 from palate.datasets.shapes.prompts import CATEGORIES, is_held_out
 from palate.datasets.store import GroupStore
-from palate.rewards.batch import score_images
 from palate.rewards.learn.fit import REPORT, fit_reward
 from palate.rewards.learn.recipe import RewardRecipe
 from palate.rewards.pickscore import open_pickscore
-from palate.rewards.picture_file import read_picture
 from palate.rewards.scorer import open_scorers
+from palate.rewards.scoring.batch import score_images
+from palate.rewards.scoring.picture_file import read_picture
 from palate.t2i.recipes import recipe_file
 from palate.training.recipe import load_recipe
 

@@ -19,7 +19,7 @@ from palate.rewards.learn.plan import make_plan
 from palate.rewards.learn.recipe import ClipConfig
 from palate.rewards.learn.task import RewardTask
 from palate.rewards.pickscore import open_pickscore
-from palate.rewards.picture_file import read_picture
+from palate.rewards.scoring.picture_file import read_picture
 from palate.training.order import visit_at
 
 

@@ -1,0 +1,1 @@
+"""Scores of several judges to preference groups."""

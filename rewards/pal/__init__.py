@@ -1,0 +1,1 @@
+"""PAL: tastes per user."""

@@ -1,0 +1,63 @@
+"""One user's taste as a reward: PAL on the tower that it was fitted on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from ..reward import Failure, require_pairs, score_prepared
+from .tastes import Tastes
+from .votes import Embeds
+
+
+@dataclass(frozen=True, eq=False)
+class TasteReward:
+    """What pictures are worth to one user, or for None to the crowd; see `Tastes.score`.
+
+    Args:
+        reward: whose features the tastes were fitted on.
+        user: `tastes` must know them.
+    """
+
+    reward: Embeds
+    tastes: Tastes
+    user: str | None = None
+    modality: Literal["image"] = "image"
+    differentiable: bool = True
+
+    @property
+    def name(self) -> str:
+        """`pal`, or `pal` and the user."""
+        return "pal" if self.user is None else f"pal {self.user}"
+
+    def prepare(self, picture: Image.Image) -> Tensor:
+        """As the tower's reward does.
+
+        Raises:
+            OSError, ValueError: the picture cannot be decoded.
+        """
+        return self.reward.prepare(picture)
+
+    def score_pixels(self, prompts: Sequence[str], pixels: Tensor) -> Tensor:
+        """One float32 per pair, `[n]`, of prompts and prepared pictures `[n, 3, h, w]`; differentiable in pixels.
+
+        Raises:
+            ValueError: there are not as many prompts as pictures.
+        """
+        require_pairs(prompts, pixels)
+        return self.tastes.score(self.user, self.reward.tower.images(pixels), self.reward.tower.texts(prompts))
+
+    def score(
+        self, prompts: Sequence[str], media: Sequence[Image.Image], failures: list[Failure] | None = None
+    ) -> np.ndarray:
+        """The scores, float32 `[n]`; NaN with its reason for a picture that cannot be decoded.
+
+        Raises:
+            ValueError: there are not as many prompts as pictures.
+        """
+        return score_prepared(self, prompts, media, failures)

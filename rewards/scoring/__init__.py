@@ -1,0 +1,1 @@
+"""Many pictures and many scorers in one go."""

@@ -1,0 +1,256 @@
+"""What is to be scored, as a stream of rows: folders, patterns, manifests (JSONL, CSV, Parquet) and groups."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import itertools
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...datasets.json_rows import read_json_rows
+from ...datasets.open import open_groups
+from ...datasets.parquet import file_rows, open_parquet
+from ...datasets.skips import SkipLog
+from ...errors import UserError
+
+PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
+GENERATED = "images.jsonl"  # the list that `palate generate` writes beside its pictures
+_TABLES = frozenset({".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet"})
+_PROMPT = ("prompt", "caption", "text")
+_KEY = ("key", "id")
+_LISTED = "give a folder, a picture, a pattern, a manifest (JSONL, CSV, Parquet) or groups"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One picture to score.
+
+    key     names the row in tables
+    image   what the source calls the picture: a path relative to the source, or `group#candidate`
+    prompt  None where none is known
+    data    where the bytes are, or the bytes; None where the manifest's row is at fault
+    fault   why the row cannot be read
+    """
+
+    key: str
+    image: str
+    prompt: str | None
+    data: Path | bytes | None
+    fault: str | None = None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows that can be read several times, always in the same order.
+
+    read         starts the stream; raises UserError for a file that is no table
+    has_prompts  whether the source has prompts at all
+    skipped      groups that could not be read, in the first pass
+    """
+
+    source: str
+    read: Callable[[], Iterator[Row]]
+    has_prompts: bool
+    skipped: SkipLog = field(default_factory=SkipLog)
+
+
+def open_rows(source: str | Path, prompts: str | Path | None = None) -> Rows:
+    """Find out what `source` is.
+
+    A folder with `images.jsonl` is what it lists; another one is all pictures in it and below, sorted by path. A table
+    with a column `image` is a manifest, with paths relative to it; other tables and Parquet files are groups.
+
+    Args:
+        prompts: a manifest's column (`prompt` where None), or a file: a text with one prompt for each picture in
+            order, a JSON object from picture to prompt, or a table with the columns image and prompt.
+
+    Raises:
+        UserError: the source or the prompts do not exist or are of no known form, or there are no pictures.
+    """
+    path = Path(source).expanduser()
+    file = Path(prompts).expanduser() if prompts is not None and Path(prompts).expanduser().is_file() else None
+    column = None if file else (None if prompts is None else str(prompts))
+    rows = _open(path, str(source), column)
+    return rows if file is None else _with_prompts(rows, file)
+
+
+def _open(path: Path, source: str, column: str | None) -> Rows:
+    if path.is_dir():
+        if (path / GENERATED).is_file():
+            return _table(path / GENERATED, column)
+        files = sorted(file for file in path.rglob("*") if _is_picture(file.relative_to(path)) and file.is_file())
+        tables = sorted(file for file in path.iterdir() if file.suffix.lower() in _TABLES)
+        if len(tables) == 1 and tables[0].suffix.lower() != ".json" and not tables[0].name.startswith("."):
+            return _table(tables[0], column)
+        if files:
+            return _pictures(source, files, path, column)
+        if tables or any(path.rglob("*.parquet")):
+            return _groups(source)
+        raise UserError(f"{source} holds no images; {_LISTED}")
+    if path.is_file():
+        if path.suffix.lower() in _TABLES:
+            return _table(path, column)
+        return _pictures(source, [path], path.parent, column)
+    if glob.has_magic(source):
+        found = sorted(Path(name) for name in glob.glob(str(path), recursive=True))
+        files = [file for file in found if file.is_file() and _is_picture(Path(file.name))]
+        if files:
+            root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
+            return _pictures(source, files, root, column)
+        if any(file.suffix == ".parquet" for file in found):
+            return _groups(source)
+        raise UserError(f"no images match {source!r}; {_LISTED}")
+    raise UserError(f"{source} does not exist; {_LISTED}")
+
+
+def _is_picture(file: Path) -> bool:
+    return file.suffix.lower() in PICTURES and not any(part.startswith(".") for part in file.parts)
+
+
+def _pictures(source: str, files: list[Path], root: Path, column: str | None) -> Rows:
+    if column is not None:
+        raise UserError(f"the prompts {column!r} are no file, and {source} has no columns; give a file")
+
+    def read() -> Iterator[Row]:
+        for file in files:
+            name = file.relative_to(root).as_posix()
+            yield Row(name, name, None, file)
+
+    return Rows(source, read, has_prompts=False)
+
+
+def _groups(source: str) -> Rows:
+    log = SkipLog()
+    open_groups(source).close()  # type: ignore[attr-defined]  # tells now what it cannot read
+
+    def read() -> Iterator[Row]:
+        current = SkipLog()
+        for group in open_groups(source, log=current):
+            for number, data in enumerate(group.candidates):
+                name = f"{group.key}#{number}"
+                yield Row(name, name, group.prompt, data)
+        log.counts, log.examples = current.counts, current.examples
+
+    return Rows(source, read, has_prompts=True, skipped=log)
+
+
+def _table(file: Path, column: str | None) -> Rows:
+    columns = columns_of(file)
+    if "image" not in columns and columns:
+        if column is not None:
+            raise UserError(f"{file} has no column 'image', and groups bring their own prompts; leave the prompts out")
+        try:
+            return _groups(str(file))
+        except UserError as error:
+            raise UserError(f"{file} has no column 'image' and is no list of groups ({error})") from error
+    if column is not None and column not in columns:
+        raise UserError(f"the prompts {column!r} are neither a file nor a column of {file}, which has {_join(columns)}")
+    prompt = column or next((name for name in _PROMPT if name in columns), None)
+
+    def read() -> Iterator[Row]:
+        for place, row in table_rows(file):
+            yield _row(row, f"{file.name}, {place}", file.parent, prompt)
+
+    return Rows(str(file), read, has_prompts=prompt is not None)
+
+
+def _row(row: Mapping[str, Any], place: str, root: Path, prompt: str | None) -> Row:
+    image, text = row.get("image"), None if prompt is None else row.get(prompt)
+    key = next((str(row[name]) for name in _KEY if row.get(name) is not None), None)
+    if isinstance(image, dict):  # as `datasets` stores pictures in Parquet
+        data, image = image.get("bytes"), str(image.get("path") or key or place)
+        if isinstance(data, bytes):
+            return Row(key or image, image, None if text is None else str(text), data)
+    if text is not None and not isinstance(text, str):
+        return Row(key or place, str(image or ""), None, None, f"{place}: the prompt is a {type(text).__name__}")
+    if not isinstance(image, str) or not image:
+        return Row(key or place, "", text, None, f"{place}: no image")
+    return Row(key or image, image, text, root / image)
+
+
+def columns_of(file: Path) -> list[str]:
+    """Of a table's first row; a JSON Lines file may leave out in one row what it has in another."""
+    if file.suffix.lower() == ".parquet":
+        with open_parquet(file) as parquet:
+            return list(parquet.schema_arrow.names)
+    return list(dict.fromkeys(name for _, row in itertools.islice(table_rows(file), 20) for name in row))
+
+
+def table_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(place, row) of each row of a table."""
+    suffix = file.suffix.lower()
+    if suffix == ".parquet":
+        for number, row in enumerate(file_rows(file)):
+            yield f"row {number}", row
+    elif suffix in (".csv", ".tsv"):
+        yield from _csv_rows(file, "\t" if suffix == ".tsv" else ",")
+    else:
+        for number, row in read_json_rows(file):
+            yield f"line {number}", row
+
+
+def _csv_rows(file: Path, delimiter: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    csv.field_size_limit(sys.maxsize)
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as lines:
+            reader = csv.DictReader(lines, delimiter=delimiter)
+            for row in reader:
+                yield f"line {reader.line_num}", {name: text or None for name, text in row.items() if name is not None}
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{file} is not a readable table: {error}") from error
+
+
+def _with_prompts(rows: Rows, file: Path) -> Rows:
+    if file.suffix.lower() not in _TABLES:
+        lines = _lines(file)
+        count = sum(1 for _ in rows.read())
+        if count != len(lines):
+            raise UserError(f"{file} has {len(lines)} prompts and {rows.source} {count} images; give one for each")
+
+        def read() -> Iterator[Row]:
+            for row, prompt in zip(rows.read(), lines, strict=True):
+                yield Row(row.key, row.image, prompt, row.data, row.fault)
+
+        return Rows(rows.source, read, True, rows.skipped)
+    prompts = _mapping(file)
+
+    def read_named() -> Iterator[Row]:
+        for row in rows.read():
+            prompt = prompts.get(row.image, prompts.get(Path(row.image).name, row.prompt))
+            yield Row(row.key, row.image, prompt, row.data, row.fault)
+
+    return Rows(rows.source, read_named, True, rows.skipped)
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        text = file.read_text(encoding="utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError:
+        raise UserError(f"{file} is not a text file in UTF-8 with one prompt a line") from None
+    return [line.strip() for line in text.split("\n") if line.strip()]
+
+
+def _mapping(file: Path) -> dict[str, str]:
+    """Prompts by picture, from a JSON object or a table."""
+    if file.suffix.lower() == ".json":
+        try:
+            loaded = json.loads(file.read_text(encoding="utf-8-sig"))
+        except ValueError as error:
+            raise UserError(f"{file} is not JSON ({error})") from error
+        if isinstance(loaded, dict) and all(isinstance(value, str) for value in loaded.values()):
+            return loaded
+    columns = columns_of(file)
+    prompt = next((name for name in _PROMPT if name in columns), None)
+    if "image" not in columns or prompt is None:
+        raise UserError(f"{file} needs the columns image and prompt; it has {_join(columns)}")
+    pairs = ((row.get("image"), row.get(prompt)) for _, row in table_rows(file))
+    return {str(image): str(text) for image, text in pairs if image is not None and text is not None}
+
+
+def _join(columns: list[str]) -> str:
+    return ", ".join(columns) or "none"

@@ -1,0 +1,181 @@
+"""One thread that runs the networks on what many callers ask, in batches that hold several callers' pictures."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Hashable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from threading import Condition, Event, Thread
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+from torch import Tensor
+
+from ...errors import PalateError
+from ..reward import Failure, PixelReward
+from ..scorer import Scorer
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Mark: TypeAlias = float | str
+"""A score, or the reason why there is none."""
+
+_STOPS = "the service stops"
+_log = logging.getLogger(__name__)
+
+
+class ScorerFailedError(PalateError):
+    """A scorer broke off on a pair: that is no mark, and may be otherwise the next time."""
+
+
+class StoppedError(PalateError):
+    """The queue was closed before a pair was scored."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Item:
+    """One pair to be scored; `medium` is what a PixelReward's `prepare` gave, or for other rewards the picture."""
+
+    scorer: Scorer
+    prompt: str
+    medium: Tensor | Image.Image
+    gone: Event
+    arrived: float = field(default_factory=time.monotonic)
+    mark: Future[Mark] = field(default_factory=Future)
+
+
+class BatchQueue:
+    """Pairs wait here for company; a mark does not depend on the company.
+
+    A scorer's pairs are taken together as soon as there are `batch_size` of them, or once the first has waited for
+    `patience` seconds. Where a batch raises it is halved, down to the pair whose fault it is: too little memory for the
+    batch, or one pair that a scorer chokes on, costs the others only time. Where `room` pairs wait already, `submit`
+    waits too, so that memory does not fill with prepared pictures.
+    """
+
+    def __init__(self, batch_size: int = 32, patience: float = 0.005, room: int = 256) -> None:
+        self.batch_size, self.patience, self.room = batch_size, patience, max(room, batch_size)
+        self._changed = Condition()
+        self._waiting: dict[Hashable, deque[_Item]] = {}
+        self._count = 0
+        self._closed = False
+        self._thread = Thread(target=self._run, name="scoring", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether what is submitted will be scored."""
+        return self._thread.is_alive()
+
+    def submit(self, scorer: Scorer, prompt: str, medium: Tensor | Image.Image, gone: Event) -> Future[Mark]:
+        """Ask for one mark, from any thread. Once `gone` is set, nobody waits for it and it may be left out.
+
+        The mark's exception is ScorerFailedError or StoppedError.
+        """
+        item = _Item(scorer, prompt, medium, gone)
+        item.mark.set_running_or_notify_cancel()  # a caller that is cancelled cannot cancel it under the thread's hands
+        # Pictures of one shape fit into one tensor.
+        key = (scorer.name, tuple(medium.shape) if isinstance(medium, Tensor) else None)
+        with self._changed:
+            while self._count >= self.room and not self._closed:
+                self._changed.wait()
+            if self._closed:
+                item.mark.set_exception(StoppedError(_STOPS))
+            else:
+                self._waiting.setdefault(key, deque()).append(item)
+                self._count += 1
+                self._changed.notify_all()
+        return item.mark
+
+    def close(self) -> None:
+        """Finish the batch at hand; what waits gets no mark but StoppedError."""
+        with self._changed:
+            self._closed = True
+            left = [item for items in self._waiting.values() for item in items]
+            self._waiting.clear()
+            self._changed.notify_all()
+        for item in left:
+            item.mark.set_exception(StoppedError(_STOPS))
+        self._thread.join()
+
+    def _run(self) -> None:
+        while batch := self._next():
+            asked: list[_Item] = []
+            for item in batch:
+                if item.gone.is_set():
+                    item.mark.set_result("nobody waits for it")
+                else:
+                    asked.append(item)
+            for item, mark in zip(asked, _marks(asked), strict=True):
+                if isinstance(mark, ScorerFailedError):
+                    item.mark.set_exception(mark)
+                else:
+                    item.mark.set_result(mark)
+
+    def _next(self) -> list[_Item]:
+        """The batch whose first item has waited longest, of those that are full or due; empty once closed."""
+        with self._changed:
+            while not self._closed:
+                now = time.monotonic()
+                heads = {key: items[0].arrived for key, items in self._waiting.items()}
+                ready = [
+                    key
+                    for key, arrived in heads.items()
+                    if len(self._waiting[key]) >= self.batch_size or arrived + self.patience <= now
+                ]
+                if ready:
+                    return self._take(min(ready, key=heads.__getitem__))
+                self._changed.wait(min(heads.values()) + self.patience - now if heads else None)
+        return []
+
+    def _take(self, key: Hashable) -> list[_Item]:
+        items = self._waiting[key]
+        batch = [items.popleft() for _ in range(min(self.batch_size, len(items)))]
+        if not items:
+            del self._waiting[key]
+        self._count -= len(batch)
+        self._changed.notify_all()
+        return batch
+
+
+def _marks(items: list[_Item]) -> list[Mark | ScorerFailedError]:
+    """The marks of pairs of one scorer, halving where they cannot be scored together."""
+    if not items:
+        return []
+    try:
+        return [*_scored(items)]
+    except Exception as error:  # whatever a network does, the thread and the other callers go on
+        if len(items) == 1:
+            name = items[0].scorer.name
+            _log.warning("%s failed on a picture", name, exc_info=error)
+            return [ScorerFailedError(f"{name} failed: {str(error) or type(error).__name__}".splitlines()[0])]
+        out_of_memory = isinstance(error, torch.OutOfMemoryError)
+    # Outside the handler: within it, the error's traceback still holds the batch's memory.
+    if out_of_memory:
+        torch.cuda.empty_cache()
+    middle = len(items) // 2
+    return _marks(items[:middle]) + _marks(items[middle:])
+
+
+def _scored(items: list[_Item]) -> list[Mark]:
+    reward, prompts = items[0].scorer.reward, [item.prompt for item in items]
+    failures: list[Failure] = []
+    media = [item.medium for item in items]
+    pixels = [medium for medium in media if isinstance(medium, Tensor)]
+    pictures = [medium for medium in media if not isinstance(medium, Tensor)]
+    if pictures:
+        values = reward.score(prompts, pictures, failures).tolist()
+    else:
+        assert isinstance(reward, PixelReward)
+        with torch.inference_mode():
+            values = reward.score_pixels(prompts, torch.stack(pixels)).float().cpu().tolist()
+    reasons = {failure.index: failure.reason for failure in failures}
+    return [
+        value if math.isfinite(value) else reasons.get(index, f"the reward returned {value}")
+        for index, value in enumerate(values)
+    ]
