@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -20,7 +19,7 @@ from .affine import collapse_layers
 from .clip_score import REPOSITORY
 from .clip_tower import ClipTower
 from .pixels import centre_crop, centre_crop_tensor, round_half
-from .reward import Failure, require_pairs, score_prepared
+from .reward import ScoresPixels, require_pairs
 from .weights import load_tensors
 
 HEAD_FILE = "sac+logos+ava1-l14-linearMSE.pth"
@@ -32,7 +31,7 @@ LAYERS = (0, 2, 4, 6, 7)  # the places between are dropout
 
 
 @dataclass(frozen=True, eq=False)
-class Aesthetic:
+class Aesthetic(ScoresPixels):
     """`weight @ feature + bias` of the picture's unit vector: 1 to 10, mostly 4 to 7. The prompt plays no part.
 
     Args:
@@ -67,16 +66,6 @@ class Aesthetic:
         """
         require_pairs(prompts, pixels)
         return (self.tower.images(pixels) * self.weight).sum(dim=-1) + self.bias
-
-    def score(
-        self, prompts: Sequence[str], media: Sequence[Image.Image], failures: list[Failure] | None = None
-    ) -> np.ndarray:
-        """The ratings, float32 `[n]`; NaN with its reason for a picture that cannot be decoded.
-
-        Raises:
-            ValueError: there are not as many prompts as pictures.
-        """
-        return score_prepared(self, prompts, media, failures)
 
 
 def open_aesthetic(

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -21,7 +20,7 @@ from transformers import BlipForImageTextRetrieval
 from ..errors import UserError
 from .blip_prompts import BlipPrompts, open_blip_prompts
 from .pixels import normalise, resize
-from .reward import Failure, require_pairs, score_prepared
+from .reward import ScoresPixels, require_pairs
 
 REPOSITORY = "Salesforce/blip-itm-large-coco"
 
@@ -29,7 +28,7 @@ Judge = Callable[[BlipForImageTextRetrieval, Tensor, Tensor, Tensor, Tensor], Te
 
 
 @dataclass(frozen=True, eq=False)
-class BlipScore:
+class BlipScore(ScoresPixels):
     """How well a picture answers its prompt by BLIP's image-text retrieval model, from `open_blip_itc` or `_itm`.
 
     Pictures are squeezed to the checkpoint's square (384 pixels a side), as BLIP's evaluation does. That differs from
@@ -77,16 +76,6 @@ class BlipScore:
         rows = torch.tensor([places[prompt] for prompt in prompts], device=device)
         with torch.autocast(device.type, enabled=False):  # a trainer's autocast must not change the score
             return self.judge(self.model, ids, mask, rows, pixels.to(device))
-
-    def score(
-        self, prompts: Sequence[str], media: Sequence[Image.Image], failures: list[Failure] | None = None
-    ) -> np.ndarray:
-        """The scores, float32 `[n]`; NaN with its reason for a picture that cannot be decoded.
-
-        Raises:
-            ValueError: there are not as many prompts as pictures.
-        """
-        return score_prepared(self, prompts, media, failures)
 
 
 def contrast(model: BlipForImageTextRetrieval, ids: Tensor, mask: Tensor, rows: Tensor, pixels: Tensor) -> Tensor:

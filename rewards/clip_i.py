@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -19,13 +18,13 @@ from ..errors import UserError
 from .clip_tower import ClipTower
 from .pixels import centre_crop, centre_crop_tensor, round_half
 from .references import open_references
-from .reward import Failure, require_pairs, score_prepared
+from .reward import ScoresPixels, require_pairs
 
 REPOSITORY = "openai/clip-vit-base-patch32"
 
 
 @dataclass(frozen=True, eq=False)
-class ClipI:
+class ClipI(ScoresPixels):
     """The mean over a subject's references of cos(picture, reference). The prompt plays no part.
 
     About 0.6 to 0.9; RPO's authors report 0.80 to 0.85 of DreamBench. Papers name the metric and seldom the model:
@@ -62,16 +61,6 @@ class ClipI:
         """
         require_pairs(prompts, pixels)
         return (self.tower.images(pixels) * self.references.mean(dim=0)).sum(dim=-1)  # the mean of the cosines
-
-    def score(
-        self, prompts: Sequence[str], media: Sequence[Image.Image], failures: list[Failure] | None = None
-    ) -> np.ndarray:
-        """The mean cosines, float32 `[n]`; NaN with its reason for a picture that cannot be decoded.
-
-        Raises:
-            ValueError: there are not as many prompts as pictures.
-        """
-        return score_prepared(self, prompts, media, failures)
 
 
 def open_clip_i(

@@ -10,20 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from .clip_tower import ClipTower
 from .pixels import centre_crop, centre_crop_tensor, round_half
-from .reward import Failure, require_pairs, score_prepared
+from .reward import ScoresPixels, require_pairs
 
 REPOSITORY = "openai/clip-vit-large-patch14"
 
 
 @dataclass(frozen=True, eq=False)
-class ClipScore:
+class ClipScore(ScoresPixels):
     """cos(prompt, picture), as ImageReward's authors compare with: about 0.15 to 0.35.
 
     torchmetrics reports 100 * max(cos, 0) and the paper 2.5 * max(cos, 0), with ViT-B/32 and "A photo depicts" before
@@ -55,16 +54,6 @@ class ClipScore:
         """
         require_pairs(prompts, pixels)
         return self.tower.cosines(prompts, pixels)
-
-    def score(
-        self, prompts: Sequence[str], media: Sequence[Image.Image], failures: list[Failure] | None = None
-    ) -> np.ndarray:
-        """The scores, float32 `[n]`; NaN with its reason for a picture that cannot be decoded.
-
-        Raises:
-            ValueError: there are not as many prompts as pictures.
-        """
-        return score_prepared(self, prompts, media, failures)
 
 
 def open_clip_score(

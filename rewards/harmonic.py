@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -21,7 +20,7 @@ from .clip_i import REPOSITORY, clip_i
 from .clip_score import ClipScore
 from .clip_tower import ClipTower
 from .references import open_references
-from .reward import Failure, PixelReward, score_prepared
+from .reward import PixelReward, ScoresPixels
 
 LAM = 0.3
 """The reference's default; the paper also validates with 0.5 and 0.7, and labels pairs with 0."""
@@ -53,7 +52,7 @@ class DifferentiableReward(PixelReward, Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class LambdaHarmonic:
+class LambdaHarmonic(ScoresPixels):
     """1 / (lam / s + (1 - lam) / t) with s, t = (cosine + 1) / 2 of subject fidelity and text alignment: 0 to 1.
 
     The reference takes both cosines from ALIGN; two rewards of one model are the nearest to that. Values do not compare
@@ -103,17 +102,6 @@ class LambdaHarmonic:
         text = _from_zero(self.text, self.text.score_pixels(prompts, pixels[:, :3]))
         subject = _from_zero(self.subject, self.subject.score_pixels(prompts, pixels[:, 3:]))
         return harmonic_mean(subject, text, self.lam)
-
-    def score(
-        self, prompts: Sequence[str], media: Sequence[Image.Image], failures: list[Failure] | None = None
-    ) -> np.ndarray:
-        """The means, float32 `[n]`; NaN with its reason for a picture that cannot be decoded.
-
-        Raises:
-            ValueError: there are not as many prompts as pictures.
-            UserError: a reward's values are no cosines.
-        """
-        return score_prepared(self, prompts, media, failures)
 
 
 def open_lambda_harmonic(

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -19,7 +18,7 @@ from ..errors import UserError
 from .clip_keys import Heads
 from .clip_tower import ClipTower
 from .pixels import letterbox, letterbox_tensor
-from .reward import Failure, require_pairs, score_prepared
+from .reward import ScoresPixels, require_pairs
 from .weights import find_weights, load_tensors
 
 Version = Literal["v2.0", "v2.1"]
@@ -29,7 +28,7 @@ HEADS = Heads(text=16, vision=16)  # of ViT-H-14
 
 
 @dataclass(frozen=True, eq=False)
-class HPS:
+class HPS(ScoresPixels):
     """cos(prompt, picture): about 0.23 to 0.29 for v2.0 and 0.13 to 0.34 for v2.1. Published tables are 100 times that.
 
     Only pictures of one prompt compare, and never v2.0 with v2.1. The picture is seen whole, between black bars, where
@@ -70,16 +69,6 @@ class HPS:
         """
         require_pairs(prompts, pixels)
         return self.tower.cosines(prompts, pixels)
-
-    def score(
-        self, prompts: Sequence[str], media: Sequence[Image.Image], failures: list[Failure] | None = None
-    ) -> np.ndarray:
-        """The scores, float32 `[n]`; NaN with its reason for a picture that cannot be decoded.
-
-        Raises:
-            ValueError: there are not as many prompts as pictures.
-        """
-        return score_prepared(self, prompts, media, failures)
 
 
 def open_hps(

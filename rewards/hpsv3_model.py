@@ -39,9 +39,7 @@ class Hpsv3Network(nn.Module):
         super().__init__()
         self.qwen = Qwen2VLModel(config)
         width = config.text_config.hidden_size  # type: ignore[union-attr]
-        self.head = nn.Sequential(
-            nn.Linear(width, 1024), nn.ReLU(), nn.Dropout(0.05), nn.Linear(1024, 16), nn.ReLU(), nn.Linear(16, 2)
-        )
+        self.head = build_head(width)
 
     def forward(self, ids: Tensor, shown: Tensor, places: Tensor, patches: Tensor, grid: Tensor) -> Tensor:
         """The mean of the score and the logarithm of its deviation, float32 `[n, 2]`; differentiable in patches.
@@ -60,7 +58,15 @@ class Hpsv3Network(nn.Module):
         positions = torch.arange(ids.shape[1], device=ids.device).expand(3, *ids.shape)
         # No mask: what is padded stands behind the token that is read, and attention looks back only.
         states = language(inputs_embeds=states, position_ids=positions, use_cache=False).last_hidden_state
-        return self.head(states[torch.arange(len(ids), device=ids.device), places].float())
+        with torch.autocast(states.device.type, enabled=False):
+            return self.head(states[torch.arange(len(ids), device=ids.device), places].float())
+
+
+def build_head(width: int) -> nn.Sequential:
+    """HPSv3's head on states of `width` numbers."""
+    return nn.Sequential(
+        nn.Linear(width, 1024), nn.ReLU(), nn.Dropout(0.05), nn.Linear(1024, 16), nn.ReLU(), nn.Linear(16, 2)
+    )
 
 
 def read_hpsv3_config(base: str, vocabulary: int) -> Qwen2VLConfig:

@@ -111,11 +111,11 @@ class Hpsv3Prompts:
         return [*ids[:place], *[self.image] * image_tokens, *ids[place + 1 :]]
 
 
-def open_hpsv3_prompts(base: str, vocabulary: int) -> Hpsv3Prompts:
+def open_hpsv3_prompts(base: str, vocabulary: int | None = None) -> Hpsv3Prompts:
     """The prompts' reader with the tokenizer of Qwen2-VL, from a folder or a hub id.
 
     Args:
-        vocabulary: the rows of HPSv3's token embedding, which was cut to the tokenizer's length.
+        vocabulary: the rows of HPSv3's token embedding, which was cut to the tokenizer's length; None: not cut yet.
 
     Raises:
         UserError: the tokenizer cannot be loaded, or is not the one that HPSv3 was trained with.
@@ -130,7 +130,9 @@ def open_hpsv3_prompts(base: str, vocabulary: int) -> Hpsv3Prompts:
         raise UserError(f"the tokenizer of {base} cannot be loaded ({reason}); {advice}") from error
     tokenizer.add_tokens([AddedToken(REWARD, special=True, normalized=False)], special_tokens=True)
     # Where there are no files, transformers answers with a vocabulary of a few special tokens.
-    if len(tokenizer) != vocabulary or IMAGE not in tokenizer.get_vocab():
+    if vocabulary is None and IMAGE not in tokenizer.get_vocab():
+        raise UserError(f"{base} has no tokenizer with {IMAGE}; give the folder or hub id of a Qwen2-VL")
+    if vocabulary is not None and (len(tokenizer) != vocabulary or IMAGE not in tokenizer.get_vocab()):
         raise UserError(
             f"the tokenizer of {base} has {len(tokenizer)} tokens with {REWARD} and HPSv3 {vocabulary}; {advice}"
         )

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -24,7 +23,7 @@ from .affine import collapse_layers
 from .blip_keys import MLP_LAYERS, TEXT, VISION, count_layers, rename_imagereward
 from .blip_prompts import BlipPrompts, open_blip_prompts
 from .pixels import centre_crop, round_half
-from .reward import Failure, require_pairs, score_prepared
+from .reward import ScoresPixels, require_pairs
 from .weights import find_weights, load_tensors
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072  # the authors' constants: rewards become about standard normal
@@ -33,7 +32,7 @@ _HEAD_WIDTH = 64  # of every attention head in BLIP and BERT; no tensor's shape 
 
 
 @dataclass(frozen=True, eq=False)
-class ImageReward:
+class ImageReward(ScoresPixels):
     """How much people would like a picture for its prompt: about standard normal over generated pictures.
 
     One forward pass serves n rows of (prompt, picture). Prompts are read up to 35 word pieces.
@@ -83,16 +82,6 @@ class ImageReward:
             # turn on a causal mask. All the picture's tokens are seen, so that they need no mask.
             output = self.text(input_ids=ids, attention_mask=mask, encoder_hidden_states=tokens)
             return output.last_hidden_state[:, 0].float() @ self.weight + self.bias
-
-    def score(
-        self, prompts: Sequence[str], media: Sequence[Image.Image], failures: list[Failure] | None = None
-    ) -> np.ndarray:
-        """The rewards, float32 `[n]`; NaN with its reason for a picture that cannot be decoded.
-
-        Raises:
-            ValueError: there are not as many prompts as pictures.
-        """
-        return score_prepared(self, prompts, media, failures)
 
 
 def open_imagereward(

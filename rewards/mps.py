@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -22,7 +21,7 @@ from .clip_tower import ClipTower
 from .mps_cross import CrossModel
 from .mps_keys import split_mps
 from .pixels import centre_crop, centre_crop_tensor
-from .reward import Failure, require_pairs, score_prepared
+from .reward import ScoresPixels, require_pairs
 from .weights import find_weights, load_tensors
 
 REPOSITORY, FILE = "RE-N-Y/mpsv1", "model.safetensors"
@@ -37,7 +36,7 @@ THRESHOLD = 0.3
 
 
 @dataclass(frozen=True, eq=False)
-class MPS:
+class MPS(ScoresPixels):
     """exp(logit_scale) * cos(prompt, picture after it has read the prompt).
 
     Its authors report averages of 8.5 (Adobe Firefly) to 10.3 (Kolors) for the generators of 2024.
@@ -92,16 +91,6 @@ class MPS:
         with torch.autocast(self.tower.device.type, enabled=False):
             read = self.cross(self.tower.image_tokens(pixels), texts[rows], keep[rows])
         return self.tower.scale * F.cosine_similarity(pooled[rows].float(), read.float(), dim=-1)
-
-    def score(
-        self, prompts: Sequence[str], media: Sequence[Image.Image], failures: list[Failure] | None = None
-    ) -> np.ndarray:
-        """The scores, float32 `[n]`; NaN with its reason for a picture that cannot be decoded.
-
-        Raises:
-            ValueError: there are not as many prompts as pictures.
-        """
-        return score_prepared(self, prompts, media, failures)
 
 
 def kept_tokens(texts: Tensor, condition: Tensor, threshold: float) -> Tensor:

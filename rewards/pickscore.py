@@ -10,20 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from .clip_tower import ClipTower
 from .pixels import centre_crop, centre_crop_tensor
-from .reward import Failure, require_pairs, score_prepared
+from .reward import ScoresPixels, require_pairs
 
 REPOSITORY = "yuvalkirstain/PickScore_v1"
 
 
 @dataclass(frozen=True, eq=False)
-class PickScore:
+class PickScore(ScoresPixels):
     """exp(logit_scale) * cos(prompt, picture): about 16 to 26, and 19 to 23 for today's generators.
 
     A softmax over the scores of one prompt's pictures gives the probabilities that people choose them. Others divide
@@ -55,16 +54,6 @@ class PickScore:
         """
         require_pairs(prompts, pixels)
         return self.tower.scale * self.tower.cosines(prompts, pixels)
-
-    def score(
-        self, prompts: Sequence[str], media: Sequence[Image.Image], failures: list[Failure] | None = None
-    ) -> np.ndarray:
-        """The scores, float32 `[n]`; NaN with its reason for a picture that cannot be decoded.
-
-        Raises:
-            ValueError: there are not as many prompts as pictures.
-        """
-        return score_prepared(self, prompts, media, failures)
 
 
 def open_pickscore(

@@ -84,6 +84,20 @@ class PixelReward(Reward, Protocol):
         ...
 
 
+class ScoresPixels:
+    """The `score` of rewards that have the two steps of `PixelReward`."""
+
+    def score(
+        self: PixelReward, prompts: Sequence[str], media: Sequence[Image.Image], failures: list[Failure] | None = None
+    ) -> np.ndarray:
+        """The scores, float32 `[n]`; NaN with its reason for a picture that cannot be decoded.
+
+        Raises:
+            ValueError: there are not as many prompts as pictures.
+        """
+        return score_prepared(self, prompts, media, failures)
+
+
 @runtime_checkable
 class BatchedReward(Reward, Protocol):
     """A judge that gains from many pairs in one call of `score`, and takes pictures as they are.

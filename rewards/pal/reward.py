@@ -6,17 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from ..reward import Failure, require_pairs, score_prepared
+from ..reward import ScoresPixels, require_pairs
 from .tastes import Tastes
 from .votes import Embeds
 
 
 @dataclass(frozen=True, eq=False)
-class TasteReward:
+class TasteReward(ScoresPixels):
     """What pictures are worth to one user, or for None to the crowd; see `Tastes.score`.
 
     Args:
@@ -51,13 +50,3 @@ class TasteReward:
         """
         require_pairs(prompts, pixels)
         return self.tastes.score(self.user, self.reward.tower.images(pixels), self.reward.tower.texts(prompts))
-
-    def score(
-        self, prompts: Sequence[str], media: Sequence[Image.Image], failures: list[Failure] | None = None
-    ) -> np.ndarray:
-        """The scores, float32 `[n]`; NaN with its reason for a picture that cannot be decoded.
-
-        Raises:
-            ValueError: there are not as many prompts as pictures.
-        """
-        return score_prepared(self, prompts, media, failures)
