@@ -81,6 +81,8 @@ class Group:
 def _check(group: Group) -> None:
     if not group.key:
         raise ValueError("a group needs a key that is not empty")
+    if not isinstance(group.prompt, str):
+        raise ValueError("no prompt" if group.prompt is None else f"the prompt is a {type(group.prompt).__name__}")
     k = group.size
     if k == 0:
         raise ValueError(f"group {group.key!r} has no candidates")

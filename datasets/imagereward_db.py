@@ -62,6 +62,9 @@ def _tables(source: Path, split: str | None) -> list[Path]:
     if source.is_file():
         return [source]
     found = metadata_files(source)
+    lists = sorted(source.glob("*.json")) if split is None else [source / f"{split}.json"]
+    if not found and not any(source.rglob("*.parquet")) and len(lists) == 1 and lists[0].is_file():
+        return lists
     if not found:
         return parquet_files(source, split)
     if split is not None:

@@ -12,16 +12,15 @@ One row is one group. A list in a CSV cell is JSON (`["a.png", "b.png"]`); numbe
 
 from __future__ import annotations
 
-import csv
 import difflib
 import json
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from .csv_rows import read_csv_rows
 from .group import Group
 from .json_rows import read_json_rows
 from .skips import BAD_ROW, MISSING_FILE, NO_LABEL, SkipLog
@@ -51,11 +50,14 @@ def read_table(source: str | Path, *, images: str | Path | None = None, log: Ski
     root = Path(images) if images is not None else table.parent
     log = SkipLog() if log is None else log
     columns_checked = False
-    for line, row in _rows(table):
+    for line, row, fault in _rows(table):
         if not columns_checked:
             _check_columns(table, list(row))
             columns_checked = True
         key = str(row.get("key") or row.get("id") or f"{table.name}:{line}")
+        if fault is not None:
+            log.add(key, BAD_ROW, fault)
+            continue
         try:
             group = _to_group(key, row, root)
         except OSError as error:
@@ -84,23 +86,14 @@ def _the_table(source: Path) -> Path:
     return tables[0]
 
 
-def _rows(table: Path) -> Iterator[tuple[int, Row]]:
+def _rows(table: Path) -> Iterator[tuple[int, Row, str | None]]:
+    """(line, row, fault) of each row."""
     if table.suffix.lower() not in (".csv", ".tsv"):
-        yield from read_json_rows(table)
+        for line, row in read_json_rows(table):
+            yield line, row, None
         return
-    csv.field_size_limit(sys.maxsize)  # the default of 128 KiB is a limit on a prompt with embedded text
-    try:
-        with open(table, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, delimiter="\t" if table.suffix.lower() == ".tsv" else ",")
-            if reader.fieldnames is None:
-                return
-            _check_columns(table, list(reader.fieldnames))
-            for row in reader:
-                yield reader.line_num, {name: _cell(text) for name, text in row.items() if name is not None}
-    except UnicodeDecodeError as error:
-        raise UserError(f"{table} is not UTF-8 text: save it as UTF-8") from error
-    except csv.Error as error:
-        raise UserError(f"{table} is not a readable table: {error}") from error
+    for line, cells, fault in read_csv_rows(table, lambda columns: _check_columns(table, list(columns))):
+        yield line, {name: _cell(text) for name, text in cells.items()}, fault
 
 
 def _cell(text: str | None) -> Any:
@@ -163,7 +156,7 @@ def _to_group(key: str, row: Row, root: Path) -> Group | None:
     seeds = _per_candidate(row, "seed", len(paths))
     return Group(
         key=key,
-        prompt=str(next((row[name] for name in _PROMPT if row.get(name) is not None), "")),
+        prompt=_prompt(row),
         candidates=tuple((root / path).read_bytes() for path in paths),
         labels=tuple(labels),
         captions=None if captions is None else tuple(map(str, captions)),
@@ -173,6 +166,13 @@ def _to_group(key: str, row: Row, root: Path) -> Group | None:
         seed=None if seeds is None else tuple(None if seed is None else int(seed) for seed in seeds),
         rater=None if row.get("rater") is None else str(row["rater"]),
     )
+
+
+def _prompt(row: Row) -> str:
+    prompt = next((row[name] for name in _PROMPT if row.get(name) is not None), None)
+    if not isinstance(prompt, str):
+        raise ValueError("no prompt" if prompt is None else f"the prompt is a {type(prompt).__name__}")
+    return prompt
 
 
 def _row_labels(row: Row) -> list[float] | None:

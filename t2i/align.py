@@ -18,7 +18,7 @@ from ..training.refuse import refuse_early, require_folder
 from ..training.run_folder import RunFolder, Summary, require_same_data, require_same_recipe, require_same_weights
 from ..training.task import sample_path
 from .estimate import flops_per_pair
-from .fingerprint import fingerprint
+from .fingerprint import training_fingerprint
 from .finish import finish
 from .generate import draw_pictures
 from .grid import save_grid
@@ -70,7 +70,7 @@ def align(recipe: Recipe, say: Say = print, advance: Advance | None = None) -> S
         _refuse_lone(recipe, method, plan, state.num_processes)
         run = RunFolder(Path(recipe.output.folder))
         require_same_data(run, {"hash": plan.data_hash, "groups": len(plan)})
-        require_same_weights(run, fingerprint(model.checkpoint, (model.family.network,)), model.checkpoint.path)
+        require_same_weights(run, training_fingerprint(model.checkpoint), model.checkpoint.path)
         conditions = _encode_validation(model, recipe)
     policy = make_policy(model, recipe.model, recipe.training.seed)
     network: Any = policy.network

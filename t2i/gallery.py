@@ -38,6 +38,8 @@ class Wanted:
     batch_size: int = 8
     dtype: str = "auto"
     lora: str | None = None
+    revision: str | None = None
+    variant: str | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def read_prompts(file: Path) -> list[str]:
     Raises UserError if the file is missing, holds none, or is not UTF-8.
     """
     try:
-        prompts = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        prompts = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except FileNotFoundError:
         raise UserError(f"the prompt file {file} does not exist") from None
     except (UnicodeDecodeError, IsADirectoryError):
@@ -76,14 +78,17 @@ def draw_gallery(path: str, wanted: Wanted, folder: Path, advance: Callable[[str
     """
     if not wanted.prompts:
         raise UserError("there is nothing to draw: give --prompt or --prompts")
-    checkpoint = find_checkpoint(path)
+    checkpoint = find_checkpoint(path, revision=wanted.revision, variant=wanted.variant)
     checkpoint.require_whole()
     device = torch.device(process_state().device or "cpu")
     model = TextToImageModel(checkpoint, _dtype(wanted.dtype, device), device)
     sampling = sampling_for(model, wanted.steps, wanted.guidance, wanted.resolution, wanted.batch_size)
     if not math.isfinite(sampling.guidance):
         raise UserError(f"--guidance is {sampling.guidance}; it must be a finite number")
-    require_side(find_architecture(path), sampling.resolution, drawing=True, setting="--resolution")
+    known = checkpoint.config("scheduler", "scheduler_config.json").get("num_train_timesteps", 1000)
+    if sampling.steps > known:
+        raise UserError(f"--steps is {sampling.steps}, and {path} was trained on {known} noise levels; take fewer")
+    require_side(find_architecture(path, wanted.revision), sampling.resolution, drawing=True, setting="--resolution")
     manifest = folder / "images.jsonl"
     _read_manifest(manifest)  # one that could not be added to is told of before hours of drawing
     # A path keeps its name when the weights behind it change; the name of what was drawn with them must not.
@@ -144,7 +149,7 @@ def load_lora(model: TextToImageModel, lora: str | None) -> Any:
         with quiet():  # diffusers notes that there is nothing for the text encoders, which are not loaded here
             pipeline.load_lora_weights(lora)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"the LoRA {lora} cannot be loaded into {model.checkpoint.path}: {reason}") from error
     # A LoRA of another family is passed over by diffusers without an error: its layers bear other names.
     if not any(pipeline.get_list_adapters().values()):

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import glob
 import itertools
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...datasets.csv_rows import read_csv_rows
 from ...datasets.json_rows import read_json_rows
 from ...datasets.open import open_groups
 from ...datasets.parquet import file_rows, open_parquet
@@ -21,6 +20,8 @@ from ...errors import UserError
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
 GENERATED = "images.jsonl"  # the list that `palate generate` writes beside its pictures
 _TABLES = frozenset({".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet"})
+FAULT = "\0fault"
+"""Of a table's row that cannot be used: why; no column is called so."""
 _PROMPT = ("prompt", "caption", "text")
 _KEY = ("key", "id")
 _LISTED = "give a folder, a picture, a pattern, a manifest (JSONL, CSV, Parquet) or groups"
@@ -161,6 +162,8 @@ def _table(file: Path, column: str | None) -> Rows:
 
 def _row(row: Mapping[str, Any], place: str, root: Path, prompt: str | None) -> Row:
     image, text = row.get("image"), None if prompt is None else row.get(prompt)
+    if FAULT in row:
+        return Row(place, str(image or ""), None, None, f"{place}: {row[FAULT]}")
     key = next((str(row[name]) for name in _KEY if row.get(name) is not None), None)
     if isinstance(image, dict):  # as `datasets` stores pictures in Parquet
         data, image = image.get("bytes"), str(image.get("path") or key or place)
@@ -188,21 +191,12 @@ def table_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         for number, row in enumerate(file_rows(file)):
             yield f"row {number}", row
     elif suffix in (".csv", ".tsv"):
-        yield from _csv_rows(file, "\t" if suffix == ".tsv" else ",")
+        for number, cells, fault in read_csv_rows(file):
+            row = {name: text or None for name, text in cells.items()}
+            yield f"line {number}", row if fault is None else {**row, FAULT: fault}
     else:
         for number, row in read_json_rows(file):
             yield f"line {number}", row
-
-
-def _csv_rows(file: Path, delimiter: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    csv.field_size_limit(sys.maxsize)
-    try:
-        with open(file, encoding="utf-8-sig", newline="") as lines:
-            reader = csv.DictReader(lines, delimiter=delimiter)
-            for row in reader:
-                yield f"line {reader.line_num}", {name: text or None for name, text in row.items() if name is not None}
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{file} is not a readable table: {error}") from error
 
 
 def _with_prompts(rows: Rows, file: Path) -> Rows:

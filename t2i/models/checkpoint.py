@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,9 +51,34 @@ class Checkpoint:
         if not folder.is_dir():
             return
         for part in ("vae", self.family.network, *filter(self.has, self.family.text_encoders)):
-            require_whole_weights(folder / part)
+            self._require_whole_weights(part)
         for part in filter(self.has, self.family.tokenizers):
             _require_vocabulary(folder / part)
+
+    def weight_files(self, part: str) -> list[Path]:
+        """The safetensors files of a local checkpoint's part that are loaded: those of its variant."""
+        found = sorted((Path(self.path) / part).glob("[!.]*.safetensors"))
+        return [file for file in found if _variant(file) == self.variant]
+
+    def _require_whole_weights(self, part: str) -> None:
+        folder, files = Path(self.path) / part, self.weight_files(part)
+        if not files:
+            others = sorted({_variant(file) or "" for file in folder.glob("[!.]*.safetensors")})
+            if not others:
+                raise UserError(f"{folder} holds no weights in safetensors; palate opens no pickled ones")
+            raise UserError(
+                f"{folder} holds weights of the variant {', '.join(name or 'none' for name in others)}, not "
+                f"{self.variant or 'none'}: name it (in a recipe model.variant={others[0] or 'null'}, else --variant)"
+            )
+        shards = {shard for index in folder.glob(_index_of(self.variant)) for shard in _shards(index)}
+        if absent := sorted(shards - {file.name for file in files}):
+            raise UserError(f"{folder} lacks {absent[0]}, which its index names; copy it again")
+        for file in files:
+            size, expected = file.stat().st_size, _expected_size(file)
+            if expected is None:
+                raise UserError(f"{file} is damaged: its first bytes are no safetensors header; copy it again")
+            if size != expected:
+                raise UserError(f"{file} is cut short or damaged: {size} bytes instead of {expected}; copy it again")
 
     def has(self, part: str) -> bool:
         """Whether the checkpoint holds a part; SD3 may come without its third text encoder."""
@@ -103,20 +129,14 @@ class _Keys(dict[str, Any]):
         raise UserError(f"{self.file} has no {key}; is it the file that diffusers wrote?")
 
 
-def require_whole_weights(folder: Path) -> None:
-    """Raise UserError unless a part's folder holds safetensors files that are as long as their headers say."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise UserError(f"{folder} holds no weights in safetensors; palate opens no pickled ones")
-    shards = {shard for index in folder.glob("*.safetensors.index*.json") for shard in _shards(index)}
-    if absent := sorted(shards - {file.name for file in files}):
-        raise UserError(f"{folder} lacks {absent[0]}, which its index names; copy it again")
-    for file in files:
-        size, expected = file.stat().st_size, _expected_size(file)
-        if expected is None:
-            raise UserError(f"{file} is damaged: its first bytes are no safetensors header; copy it again")
-        if size != expected:
-            raise UserError(f"{file} is cut short or damaged: {size} bytes instead of {expected}; copy it again")
+def _variant(file: Path) -> str | None:
+    """`fp16` of `model.fp16.safetensors` and `model.fp16-00001-of-00002.safetensors`."""
+    match = re.fullmatch(r"[^.]+(?:\.(.+?))?(?:-\d+-of-\d+)?\.safetensors", file.name)
+    return match[1] if match else None
+
+
+def _index_of(variant: str | None) -> str:
+    return f"*.safetensors.index.{variant}.json" if variant else "*.safetensors.index.json"
 
 
 def _require_vocabulary(folder: Path) -> None:

@@ -233,3 +233,25 @@ def test_lost_memory_is_one_line(generate, monkeypatch):
     code, _, err = generate("tiny-sdxl", "-p", "a", *QUICK)
     assert code == 1
     assert err.splitlines()[-1].startswith("palate: out of memory; take a smaller batch")
+
+
+def test_several_prompt_files_and_a_byte_order_mark(generate):
+    Path("one.txt").write_text("a red circle\n", encoding="utf-8-sig")
+    Path("two.txt").write_text("a blue square\n")
+    assert generate("tiny-sdxl", "--prompts", "one.txt", "--prompts", "two.txt", "-p", "a star", *QUICK)[0] == 0
+    rows = [json.loads(line) for line in Path("generated/images.jsonl").read_text().splitlines()]
+    assert [row["prompt"] for row in rows] == ["a star", "a red circle", "a blue square"]
+
+
+def test_a_variant_is_drawn_with_its_name(generate):
+    shutil.copytree(find_checkpoint("tiny-sdxl").path, "model")
+    for file in Path("model").rglob("*.safetensors"):
+        file.rename(file.with_name(f"{file.stem}.fp16.safetensors"))
+    code, _, err = generate("model", "-p", "a red circle", *QUICK)
+    assert (code, "variant fp16, not none" in err) == (2, True)
+    assert generate("model", "-p", "a red circle", "--variant", "fp16", *QUICK)[0] == 0
+
+
+def test_more_steps_than_noise_levels(generate):
+    code, _, err = generate("tiny-sdxl", "-p", "a red circle", "--steps", 1001)
+    assert (code, "was trained on 1000 noise levels; take fewer" in err) == (2, True)

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from palate.datasets.imagereward_db import read_imagereward_db
+from palate.datasets.open import open_groups
 from palate.datasets.skips import SkipLog
 from palate.errors import UserError
 
@@ -86,6 +87,16 @@ def test_the_grouped_json(tmp_path, names):
     (tmp_path / "test.json").write_text(json.dumps([item]))
     (group,) = read_imagereward_db(tmp_path / "test.json")
     assert (group.key, group.labels) == ("0001", (-2.0, -1.0))
+    assert [group.key for group in open_groups(tmp_path)] == ["0001"]  # the folder that holds nothing else
+
+
+def test_a_null_prompt_is_a_bad_row(tmp_path, names):
+    (tmp_path / "a.webp").write_bytes(names["a.webp"])
+    item = {"id": "0001", "prompt": None, "generations": ["a.webp"], "ranking": [1]}
+    (tmp_path / "test.json").write_text(json.dumps([item]))
+    log = SkipLog()
+    assert list(read_imagereward_db(tmp_path / "test.json", log=log)) == []
+    assert "no prompt" in str(log.examples[0])
 
 
 def test_a_cut_archive_and_other_columns_are_one_clear_error(tmp_path):

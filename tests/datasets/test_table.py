@@ -138,3 +138,29 @@ def test_pictures_elsewhere_and_lazily(folder, tmp_path_factory):
     jsonl(elsewhere, pair, pair, "this line is never reached")
     groups = read_table(elsewhere, images=folder)
     assert next(groups).candidates == bytes_of(folder, "a.png", "c.png")
+
+
+def test_a_comma_in_a_prompt_without_quotes_is_a_bad_row_and_not_a_shorter_prompt(folder):
+    rows = ["chosen,rejected,prompt", "a.png,c.png,a red circle, left of a square", 'a.png,c.png,"red, left"']
+    (folder / "pairs.csv").write_text("\n".join(rows))
+    log = SkipLog()
+    assert [group.prompt for group in read_table(folder, log=log)] == ["red, left"]
+    assert log.total == 1
+    assert "4 cells for 3 columns: is there a text without quotes?" in str(log.examples[0])
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_what_parts_the_cells_is_told_by_the_header(folder, mark):
+    (folder / "pairs.csv").write_text(
+        "\n".join(map(mark.join, [("prompt", "chosen", "rejected"), ("p", "a.png", "c.png")]))
+    )
+    (group,) = read_table(folder)
+    assert (group.prompt, group.candidates) == ("p", bytes_of(folder, "a.png", "c.png"))
+
+
+@pytest.mark.parametrize(("prompt", "told"), [(None, "no prompt"), (["x"], "the prompt is a list"), (5, "is a int")])
+def test_a_prompt_that_is_none_is_a_bad_row(folder, prompt, told):
+    jsonl(folder, {"prompt": prompt, "chosen": "a.png", "rejected": "c.png"})
+    log = SkipLog()
+    assert list(read_table(folder, log=log)) == []
+    assert told in str(log.examples[0])

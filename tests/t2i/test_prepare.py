@@ -18,7 +18,7 @@ from palate.datasets.parquet import write_groups
 from palate.datasets.skips import SkipLog
 from palate.datasets.store import GroupStore
 from palate.errors import UserError
-from palate.t2i.fingerprint import fingerprint, lora_fingerprint
+from palate.t2i.fingerprint import fingerprint, lora_fingerprint, training_fingerprint
 from palate.t2i.methods.diffusion_dpo import DiffusionDPO
 from palate.t2i.models.checkpoint import find_checkpoint
 from palate.t2i.plan import make_plan
@@ -266,13 +266,43 @@ def test_weights_are_known_by_every_byte(tmp_path):
 def test_a_large_file_is_hashed_in_pieces(tmp_path, monkeypatch):
     monkeypatch.setattr("palate.t2i.fingerprint._PIECE", 10)
     (tmp_path / "lora").mkdir()
-    (tmp_path / "lora" / "a").write_bytes(bytes(range(35)))
+    (tmp_path / "lora" / "a.safetensors").write_bytes(bytes(range(35)))
     one = lora_fingerprint(str(tmp_path / "lora"))
     for place in (0, 9, 10, 34):
         content = bytearray(range(35))
         content[place] ^= 1
-        (tmp_path / "lora" / "a").write_bytes(content)
+        (tmp_path / "lora" / "a.safetensors").write_bytes(content)
         assert lora_fingerprint(str(tmp_path / "lora")) != one
+
+
+def test_what_lies_beside_the_weights_does_not_count(tmp_path):
+    """A file browser's notes, and another variant that was downloaded later."""
+    shutil.copytree(find_checkpoint("tiny-sdxl").path, tmp_path / "model")
+    checkpoint = find_checkpoint(str(tmp_path / "model"))
+    before = training_fingerprint(checkpoint)
+    (tmp_path / "model" / "unet" / ".DS_Store").write_text("x")
+    (tmp_path / "model" / "unet" / "README.md").write_text("x")
+    weights = next((tmp_path / "model" / "unet").glob("*.safetensors"))
+    shutil.copy(weights, weights.with_name(f"{weights.stem}.fp16.safetensors"))
+    assert training_fingerprint(checkpoint) == before
+    variant = find_checkpoint(str(tmp_path / "model"), variant="fp16")
+    assert variant.weight_files("unet") == [weights.with_name(f"{weights.stem}.fp16.safetensors")]
+    scheduler = tmp_path / "model" / "scheduler" / "scheduler_config.json"
+    scheduler.write_text(scheduler.read_text().replace("epsilon", "v_prediction"))
+    assert training_fingerprint(checkpoint) != before  # the same weights, another target
+
+
+def test_weights_of_another_variant_are_named(tmp_path):
+    shutil.copytree(find_checkpoint("tiny-sdxl").path, tmp_path / "model")
+    for file in (tmp_path / "model").rglob("*.safetensors"):
+        file.rename(file.with_name(f"{file.stem}.fp16.safetensors"))
+    find_checkpoint(str(tmp_path / "model"), variant="fp16").require_whole()
+    with pytest.raises(
+        UserError, match=r"variant fp16, not none: name it \(in a recipe model.variant=fp16, else --var"
+    ):
+        find_checkpoint(str(tmp_path / "model")).require_whole()
+    with pytest.raises(UserError, match=r"variant fp16, not fp32"):
+        find_checkpoint(str(tmp_path / "model"), variant="fp32").require_whole()
 
 
 def test_a_run_goes_on_from_the_weights_that_it_began_with(tmp_path):
