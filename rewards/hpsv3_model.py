@@ -69,8 +69,8 @@ def build_head(width: int) -> nn.Sequential:
     )
 
 
-def read_hpsv3_config(base: str, vocabulary: int) -> Qwen2VLConfig:
-    """The configuration of Qwen2-VL in a folder or at a hub id, for an embedding of so many rows.
+def read_hpsv3_config(base: str, vocabulary: int | None = None) -> Qwen2VLConfig:
+    """The configuration of Qwen2-VL in a folder or at a hub id, for an embedding of so many rows; None: of its own.
 
     Raises:
         UserError: it cannot be read, or is another model's.
@@ -88,7 +88,8 @@ def read_hpsv3_config(base: str, vocabulary: int) -> Qwen2VLConfig:
     sizes = (vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size)  # type: ignore[union-attr]
     if sizes != (PATCH, MERGE, FRAMES):
         raise UserError(f"{base} cuts pictures by {sizes}, and HPSv3 by {(PATCH, MERGE, FRAMES)}; {advice}")
-    config.text_config.vocab_size = vocabulary  # type: ignore[union-attr]
+    if vocabulary is not None:
+        config.text_config.vocab_size = vocabulary  # type: ignore[union-attr]
     return config
 
 

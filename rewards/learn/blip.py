@@ -83,6 +83,9 @@ class BlipLearner:
         """See `Learner`: the normalised middle square."""
         return centre_crop(picture, int(self.network.vision.embeddings.image_size), round_half)  # type: ignore[arg-type]
 
+    def fault(self, prompt: str) -> str | None:
+        """See `Learner`: it reads all."""
+
     def read(self, prompts: Sequence[str]) -> Mapping[str, Tensor]:
         """See `Learner`."""
         ids, mask = self.prompts.read(prompts)

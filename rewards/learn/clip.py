@@ -80,6 +80,9 @@ class ClipLearner:
         """See `Learner`: the middle square for PickScore, the whole picture between black bars for HPSv2."""
         return (letterbox if self.layout == "hpsv2" else centre_crop)(picture, self.tower.image_size)
 
+    def fault(self, prompt: str) -> str | None:
+        """See `Learner`: it reads all."""
+
     def read(self, prompts: Sequence[str]) -> Mapping[str, Tensor]:
         """See `Learner`."""
         return {"ids": self.tower.prompts.read(prompts)}

@@ -25,8 +25,8 @@ from ...training.run_folder import RunFolder, Summary, require_same_data, requir
 from .held_out import table
 from .learner import Learner
 from .losses import LOSSES, PairLoss, btt_loss
-from .plan import Plan, make_plan, split_plan, without_ties
-from .recipe import BlipConfig, DataConfig, RewardModel, RewardRecipe
+from .plan import Plan, make_plan, split_plan, without_faults, without_ties
+from .recipe import BlipConfig, DataConfig, RewardModel, RewardRecipe, VlmConfig
 from .task import REPORTED, RewardTask
 
 Advance = Callable[[str, int, int], None]
@@ -56,11 +56,11 @@ def fit_reward(recipe: RewardRecipe, say: Say = print, advance: Advance | None =
     pair_loss = loss_of(recipe.method)
     # The others find what the main process has converted.
     with state.main_process_first():
-        train_plan, held_out = _plans(recipe.data, pair_loss, say, advance or _ignore_progress)
+        train_plan, held_out = _plans(recipe.data, pair_loss, learner, say, advance or _ignore_progress)
         data_hash = digest(train_plan.data_hash, held_out.data_hash if held_out else "")
         run = RunFolder(folder)
         require_same_data(run, {"hash": data_hash, "groups": len(train_plan)})
-        require_same_weights(run, fingerprint(learner.network), recipe.model.path or "ImageReward")
+        require_same_weights(run, fingerprint(learner.network), recipe.model.path or "the hub's weights")
     task = RewardTask(
         learner=learner,
         train=train_plan,
@@ -87,6 +87,13 @@ def open_learner(recipe: RewardRecipe) -> Learner:
 
         learner = open_blip_learner(recipe.model, recipe.training.seed)
         towers = [learner.network.vision, learner.network.text]
+    elif isinstance(recipe.model, VlmConfig):
+        from .vlm import open_vlm_learner
+
+        # Autocast rounds a frozen weight to bfloat16 at every use: kept so, it takes half the memory.
+        frozen = torch.bfloat16 if recipe.training.precision == "bf16" else torch.float32
+        learner = open_vlm_learner(recipe.model, recipe.training.seed, frozen)
+        towers = [learner.network.model.qwen]
     else:
         from .clip import open_clip_learner
 
@@ -126,15 +133,17 @@ def _refuse_early(recipe: RewardRecipe, folder: Path, processes: int) -> None:
         detect_format(data.path, data.split)  # a wrong path is told before gigabytes of weights are loaded
 
 
-def _plans(data: DataConfig, pair_loss: PairLoss, say: Say, advance: Advance) -> tuple[Plan, Plan | None]:
+def _plans(
+    data: DataConfig, pair_loss: PairLoss, learner: Learner, say: Say, advance: Advance
+) -> tuple[Plan, Plan | None]:
     """What trains and what validates. Ties stay among the held-out groups unless the recipe drops them."""
     log = SkipLog()
-    plan = _plan_of(data, data.split, log, say, advance)
+    plan = without_faults(_plan_of(data, data.split, log, say, advance), learner.fault, log)
     if data.ties == "drop":
         plan = without_ties(plan, log)
     train_plan, held_out = split_plan(plan, data.holdout)
     if data.holdout_split:
-        held_out = _plan_of(data, data.holdout_split, log, say, advance)
+        held_out = without_faults(_plan_of(data, data.holdout_split, log, say, advance), learner.fault, log)
         if data.ties == "drop":
             held_out = without_ties(held_out, log)
     if not pair_loss.uses_ties:

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 class Learner(Protocol):
     """A reward whose weights can be trained.
 
-    `network(words, pixels, owners)` gives n scores `[n]`, float32: `words` are what `read` makes of b prompts, `pixels`
-    are n prepared pictures `[n, 3, h, w]`, and `owners` `[n]` says whose of the b prompts each picture is. A difference
-    of two scores is the logit of a preference. Trained are the parameters with `requires_grad`, all float32.
+    `network(words, pixels, owners)` gives n scores `[n]`, or each and the logarithm of its deviation `[n, 2]`, float32:
+    `words` are what `read` makes of b prompts, `pixels` are n prepared pictures, `[n, 3, h, w]` or, where their sizes
+    differ, a list of `[3, h, w]`, and `owners` `[n]` says whose of the b prompts each picture is. A difference of two
+    scores is the logit of a preference. Trained are the parameters with `requires_grad`, all float32.
     """
 
     @property
@@ -27,6 +28,10 @@ class Learner(Protocol):
         Raises:
             OSError, ValueError: the picture cannot be decoded.
         """
+        ...
+
+    def fault(self, prompt: str) -> str | None:
+        """Why the network cannot read a prompt; None where it can."""
         ...
 
     def read(self, prompts: Sequence[str]) -> Mapping[str, Tensor]:

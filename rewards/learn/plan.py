@@ -21,6 +21,7 @@ from ...errors import UserError
 SCHEMA = pa.schema({"row": pa.int64(), "prompt": pa.string(), "ranks": pa.list_(pa.int32()), "source": pa.string()})
 TIE = "tie"
 SINGLE = "single candidate"
+PROMPT = "unreadable prompt"
 _CHUNK = 1000  # groups; Arrow tables are built from this many rows at a time
 
 
@@ -128,6 +129,23 @@ def without_ties(plan: Plan, log: SkipLog) -> Plan:
     log.counts[TIE] += len(plan) - len(kept)
     if not len(kept):
         raise UserError(f"all {len(plan)} groups are ties, from which nothing can be learned; label them again")
+    return kept
+
+
+def without_faults(plan: Plan, fault: Callable[[str], str | None], log: SkipLog) -> Plan:
+    """The entries whose prompts have no `fault`.
+
+    Raises UserError if there are none.
+    """
+    faults = {prompt: told for prompt in plan.prompt_counts if (told := fault(prompt))}
+    if not faults:
+        return plan
+    for prompt, told in faults.items():
+        for _ in range(plan.prompt_counts[prompt]):
+            log.add(repr(prompt), PROMPT, told)
+    kept = plan.subset(lambda entry: entry.prompt not in faults)
+    if not len(kept):
+        raise UserError(f"none of {len(plan)} groups has a prompt that can be read: {next(iter(faults.values()))}")
     return kept
 
 

@@ -60,7 +60,7 @@ class RewardTask:
             _ = self.train.prompt_counts  # counted once, before workers are forked
 
     def item(self, visit: Visit) -> dict[str, Any]:
-        """One group: its prompt, prepared pictures `[k, 3, h, w]`, labels, and its weight in the step."""
+        """One group: its prompt, k prepared pictures, labels, and its weight in the step."""
         item = self._item(self.train, visit.index)
         step, place = divmod(visit.position, self.batch_size)
         if self._weighed[0] != step:
@@ -74,7 +74,7 @@ class RewardTask:
             pixels = [self.learner.prepare(read_picture(data)) for data in group.candidates]
         except (OSError, ValueError) as error:
             raise UserError(f"group {group.key!r} has a picture that cannot be used: {error}") from error
-        return {"prompt": entry.prompt, "pixels": torch.stack(pixels), "labels": entry.ranks, "weight": 1.0}
+        return {"prompt": entry.prompt, "pixels": pixels, "labels": entry.ranks, "weight": 1.0}
 
     def _weights(self, step: int) -> list[float]:
         """Of all groups of a step, whichever process and micro-batch they are in."""
@@ -91,26 +91,31 @@ class RewardTask:
         labels = torch.full((len(items), max(sizes)), torch.nan)
         for row, item in zip(labels, items, strict=True):
             row[: len(item["labels"])] = torch.tensor(item["labels"], dtype=torch.float32)
+        pixels = [picture for item in items for picture in item["pixels"]]
         return {
             "prompts": [item["prompt"] for item in items],
-            "pixels": torch.cat([item["pixels"] for item in items]),
+            "pixels": torch.stack(pixels) if len({picture.shape for picture in pixels}) == 1 else pixels,
             "owners": torch.arange(len(items)).repeat_interleave(torch.tensor(sizes)),
             "places": torch.cat([torch.arange(size) for size in sizes]),
             "labels": labels,
             "weights": torch.tensor([item["weight"] for item in items]),
         }
 
-    def _scores(self, batch: dict[str, Any]) -> Tensor:
-        """`[B, k]`, 0 where a group has no candidate."""
-        words = to_device(dict(self.learner.read(batch["prompts"])), batch["pixels"].device)
-        scores = self.network(words, batch["pixels"], batch["owners"])
-        return torch.zeros_like(batch["labels"]).index_put((batch["owners"], batch["places"]), scores)
+    def _outputs(self, batch: dict[str, Any]) -> list[Tensor]:
+        """Scores `[B, k]`, and the logarithms of their deviations where the network gives them; 0 where a group has no
+        candidate."""
+        owners, empty = batch["owners"], torch.zeros_like(batch["labels"])
+        words = to_device(dict(self.learner.read(batch["prompts"])), owners.device)
+        outputs = self.network(words, batch["pixels"], owners)
+        columns = outputs.reshape(len(owners), -1).unbind(dim=1)
+        return [empty.index_put((owners, batch["places"]), column) for column in columns]
 
     def loss(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean over groups of weight * loss; accuracy and margin of the decided pairs."""
-        scores, labels = self._scores(batch), batch["labels"]
-        loss = (batch["weights"] * self.pair_loss.function(scores, labels)).mean()
-        pairs = pairs_of(scores.detach(), labels)
+        outputs, labels = self._outputs(batch), batch["labels"]
+        used = outputs if self.pair_loss.spread else outputs[:1]
+        loss = (batch["weights"] * self.pair_loss.function(*used, labels)).mean()
+        pairs = pairs_of(outputs[0].detach(), labels)
         decided = pairs.decided
         right = torch.heaviside(pairs.advantage, torch.full_like(pairs.advantage, 0.5))
         metrics = {"accuracy": right, "margin": pairs.advantage}
@@ -124,7 +129,7 @@ class RewardTask:
             return {}
         differences, outcomes, sources = [], [], []
         for entries, batch in self._held_out_batches(self.held_out):
-            pairs = pairs_of(self._scores(batch), batch["labels"])
+            pairs = pairs_of(self._outputs(batch)[0], batch["labels"])
             for row, entry in enumerate(entries):
                 there = pairs.there[row]
                 differences.append(pairs.difference[row][there].cpu().numpy())

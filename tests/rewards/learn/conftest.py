@@ -1,6 +1,7 @@
-"""A tiny CLIP with a tokenizer of its own, and preference groups over pictures whose colour the prompt names."""
+"""A tiny CLIP and a tiny Qwen2-VL with their tokenizers, and preference groups whose prompts name a colour."""
 
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +9,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+from safetensors.torch import save_file
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPTokenizer,
+    Qwen2Tokenizer,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+)
 
 from palate.datasets.group import Group
 from palate.datasets.parquet import write_groups
@@ -84,3 +93,51 @@ def clip_folder(tmp_path_factory) -> Path:
         CLIPModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+MARKS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"]
+
+
+@pytest.fixture(scope="session")
+def qwen_folder(tmp_path_factory) -> Path:
+    """A tiny Qwen2-VL as the hub has it: names and flat configuration of before transformers 5, bytes for tokens."""
+    vision = {"depth": 2, "embed_dim": 48, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 4, "patch_size": 14}
+    config = {
+        "architectures": ["Qwen2VLForConditionalGeneration"],
+        "model_type": "qwen2_vl",
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "rope_scaling": {"type": "mrope", "mrope_section": [2, 1, 1]},
+        "vocab_size": 270,  # 256 bytes, six marks, and rows that no token has
+        "bos_token_id": 256,
+        "eos_token_id": 256,
+        "torch_dtype": "float32",
+        "vision_config": {**vision, "in_chans": 3, "spatial_merge_size": 2, "temporal_patch_size": 2},
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Qwen2VLForConditionalGeneration(Qwen2VLConfig.from_dict(dict(config)))
+    state = {
+        name.replace("model.visual.", "visual.").replace("model.language_model.", "model."): 3 * tensor
+        for name, tensor in model.state_dict().items()
+    }
+    folder = tmp_path_factory.mktemp("qwen")
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config))
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    letters = [*map(chr, printable), *map(chr, range(256, 324))]  # byte-level BPE's
+    tokenizer = Qwen2Tokenizer(vocab={letter: number for number, letter in enumerate(letters)}, merges=[])
+    tokenizer.add_tokens(MARKS, special_tokens=True)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def short_questions(monkeypatch) -> None:
+    """HPSv3's question without its 2,500 letters of instruction, and pictures of 56 x 56 pixels."""
+    monkeypatch.setattr("palate.rewards.hpsv3_prompts.INSTRUCTION", "{text_prompt}")
+    monkeypatch.setattr("palate.rewards.learn.vlm.PIXELS", 56 * 56)
+    monkeypatch.setattr("palate.rewards.hpsv3.PIXELS", 56 * 56)

@@ -21,7 +21,7 @@ from palate.rewards.learn.losses import (
 LN2 = math.log(2)
 WIN, TIE, LOSS = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.5, 0.5]]), torch.tensor([[0.0, 1.0]])
 LN3 = torch.tensor([[math.log(3), 0.0]], dtype=torch.float64)  # softmax gives 3/4 and 1/4
-ALL = pytest.mark.parametrize("name", LOSSES)
+ALL = pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if not loss.spread])
 
 
 def sigma(x: float) -> float:
@@ -93,11 +93,10 @@ def quadrature(mean: float, spread: float) -> float:
 
 @pytest.mark.parametrize(("means", "sigmas"), [((1.2, 0.4), (0.5, 0.8)), ((-0.5, 1.5), (1.5, 0.3))])
 def test_uncertainty_is_the_expectation(means, sigmas):
-    generator = torch.Generator().manual_seed(0)
     mu, log_sigma = torch.tensor([means]), torch.tensor([sigmas]).log()
-    loss = uncertainty_loss(mu, log_sigma, WIN, generator, samples=400_000).item()
+    loss = uncertainty_loss(mu, log_sigma, WIN).item()
     spread = math.hypot(*sigmas)
-    assert loss == pytest.approx(quadrature(means[0] - means[1], spread), abs=0.01)
+    assert loss == pytest.approx(quadrature(means[0] - means[1], spread), abs=0.002)
     assert loss > probit(means[0] - means[1], spread)  # Jensen's inequality
 
 
@@ -108,7 +107,7 @@ def probit(mean: float, spread: float) -> float:
 
 def test_a_little_uncertainty_is_the_closed_form():
     mu, log_sigma = torch.tensor([[0.7, 0.0]]), torch.tensor([[0.1, 0.2]]).log()
-    loss = uncertainty_loss(mu, log_sigma, WIN, torch.Generator().manual_seed(0), samples=100_000).item()
+    loss = uncertainty_loss(mu, log_sigma, WIN).item()
     assert loss == pytest.approx(probit(0.7, math.hypot(0.1, 0.2)), abs=0.006)
 
 
@@ -116,13 +115,13 @@ def test_without_uncertainty_it_is_bradley_and_terrys():
     generator = torch.Generator().manual_seed(1)
     scores = torch.randn(20, 4, generator=generator)
     labels = torch.randint(0, 3, (20, 4), generator=generator).float()
-    loss = uncertainty_loss(scores, torch.full_like(scores, -20.0), labels, generator, samples=3)
+    loss = uncertainty_loss(scores, torch.full_like(scores, -20.0), labels, samples=3)
     torch.testing.assert_close(loss, imagereward_loss(scores, labels), rtol=0, atol=1e-5)
 
 
 def test_uncertaintys_gradients_reach_both_numbers():
     mu, log_sigma = torch.tensor([[0.0, 1.0]], requires_grad=True), torch.zeros(1, 2, requires_grad=True)
-    uncertainty_loss(mu, log_sigma, WIN, torch.Generator().manual_seed(0)).sum().backward()
+    uncertainty_loss(mu, log_sigma, WIN).sum().backward()
     assert mu.grad is not None
     assert log_sigma.grad is not None
     assert mu.grad[0, 0] < 0 < mu.grad[0, 1]

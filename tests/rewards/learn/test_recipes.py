@@ -22,11 +22,13 @@ TINY = {
 
 
 def test_the_published_methods_are_there():
-    assert {"reward-pickscore", "reward-hpsv2", "reward-imagereward", "tiny-reward"} <= {r.name for r in RECIPES}
+    names = {recipe.name for recipe in RECIPES}
+    assert {"reward-pickscore", "reward-hpsv2", "reward-hpsv3", "reward-imagereward", "tiny-reward"} <= names
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
-def test_it_runs_on_a_tiny_model(recipe, clip_folder, imagereward_folder, make_groups, tmp_path):
+@pytest.mark.usefixtures("short_questions")
+def test_it_runs_on_a_tiny_model(recipe, clip_folder, imagereward_folder, qwen_folder, make_groups, tmp_path):
     read = load_recipe(recipe.file, [], RewardRecipe)
     groups = make_groups(16)
     if read.model.kind == "blip":
@@ -36,6 +38,8 @@ def test_it_runs_on_a_tiny_model(recipe, clip_folder, imagereward_folder, make_g
     changes = {**TINY, "data.path": tmp_path / "groups", "output.folder": tmp_path / "run"}
     if read.model.kind == "blip":
         changes |= {"model.path": imagereward_folder / "ImageReward.pt", "model.tokenizer": imagereward_folder}
+    elif read.model.kind == "vlm":
+        changes |= {"model.path": qwen_folder}
     else:
         changes |= {"model.path": clip_folder}
         if read.model.train.text:
