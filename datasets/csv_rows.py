@@ -37,7 +37,7 @@ def read_csv_rows(
             for row in reader:
                 surplus: list[str] = row.pop(None, [])  # type: ignore[call-overload]
                 fault = None
-                if surplus:
+                if any(text.strip() for text in surplus):
                     columns = len(reader.fieldnames)
                     fault = f"{columns + len(surplus)} cells for {columns} columns: is there a text without quotes?"
                 yield reader.line_num, row, fault

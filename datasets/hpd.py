@@ -50,8 +50,8 @@ def read_hpd(
                 candidates,
                 labels,
                 source="hpd",
-                model=(row.get("model1"), row.get("model2")) if "model1" in row and "path1" in row else None,
-                rater=row.get("user_hash"),
+                model=_models(row),
+                rater=None if row.get("user_hash") is None else str(row["user_hash"]),
             )
         except OSError as error:
             log.add(key, MISSING_FILE, str(error.filename or error))
@@ -65,6 +65,12 @@ def _names_and_labels(row: Mapping[str, Any]) -> tuple[list[str], tuple[float, .
     if "rank" in row:
         return row["image_path"], tuple(-rank for rank in row["rank"])
     return [row["path1"], row["path2"]], (1.0, 0.0)
+
+
+def _models(row: Mapping[str, Any]) -> tuple[str | None, ...] | None:
+    if "path1" not in row or "model1" not in row:
+        return None
+    return tuple(None if row.get(name) is None else str(row[name]) for name in ("model1", "model2"))
 
 
 def _find(name: str, roots: list[Path]) -> Path:

@@ -126,10 +126,10 @@ def _by_text(path: Path) -> str | None:
     if suffix not in (".json", *SUFFIXES):
         return None
     row: dict[str, Any] = next((row for _, row in islice(read_json_rows(path), 1)), {})
+    if is_imagereward_row(row):  # before HPD, whose test rows have `rank` and `image_path` too
+        return "imagereward"
     if is_hpd_row(row):
         return "hpd"
-    if is_imagereward_row(row):
-        return "imagereward"
     return "table" if is_table_row(row) or suffix in SUFFIXES else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from .schema import REQUIRED, arrow_schema, from_row, to_table
 from .skips import BAD_ROW, SkipLog
 from .sources import parquet_files
 
+_SHARD = re.compile(r"groups-(\d{5,})\.parquet")
 _UNFINISHED = ".unfinished"  # hidden, so that `datasets` does not take it for data
 
 
@@ -48,9 +50,10 @@ def write_groups(
     build killed at any moment leaves whole shards, and `is_unfinished(folder)` tells. If `groups` raises, what came
     before is kept as a shard and the error goes on to the caller.
 
-    mode  "new" refuses a folder that already holds anything; "overwrite" first removes the Parquet shards that are
-          there; "resume" keeps them and skips as many groups of each key as they hold (a builder to which a group is
-          expensive asks `written_keys` before it makes one).
+    mode  "new" refuses a folder that already holds anything; "overwrite" removes the shards that are there, and does
+          so before it writes, so that a build that is stopped can be resumed; it refuses a folder with other Parquet
+          files and leaves all else alone; "resume" keeps the shards and skips as many groups of each key as they hold
+          (a builder to which a group is expensive asks `written_keys` before it makes one).
     Raises UserError for a folder in use, PalateError for a full disk.
     """
     folder = Path(folder)
@@ -73,6 +76,20 @@ def write_groups(
 def is_unfinished(folder: str | Path) -> bool:
     """Whether a build into `folder` was stopped before its end."""
     return (Path(folder) / _UNFINISHED).exists()
+
+
+def own_shards(folder: str | Path) -> list[Path]:
+    """The shards of `write_groups` in a folder, which overwriting removes.
+
+    Raises UserError: there is another Parquet file, which would be read as part of the set and is not palate's to
+    remove.
+    """
+    found = sorted(Path(folder).glob("*.parquet"))
+    if foreign := next((file for file in found if not _SHARD.fullmatch(file.name)), None):
+        raise UserError(
+            f"{folder} holds {foreign.name}, which is no shard of palate's: move it, or name another folder"
+        )
+    return found
 
 
 def written_keys(folder: str | Path) -> Counter[str]:
@@ -137,14 +154,14 @@ def _claim(folder: Path, mode: str) -> tuple[int, Counter[str]]:
     if mode == "new" and folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty: name another folder, or ask to overwrite or to resume it")
     folder.mkdir(parents=True, exist_ok=True)
+    old = own_shards(folder) if mode == "overwrite" else []
     (folder / _UNFINISHED).touch()
     for leftover in folder.glob(".*.parquet.tmp"):
         leftover.unlink()
-    if mode == "overwrite":
-        for shard in folder.glob("*.parquet"):
-            shard.unlink()
-    numbers = [int(shard.stem[len("groups-") :]) for shard in folder.glob("groups-[0-9]*.parquet")]
-    return max(numbers, default=-1) + 1, written_keys(folder)
+    for shard in old:
+        shard.unlink()
+    names = map(_SHARD.fullmatch, os.listdir(folder))
+    return max((int(name[1]) for name in names if name), default=-1) + 1, written_keys(folder)
 
 
 def _fresh(groups: Iterable[Group], done: Counter[str]) -> Iterator[Group]:

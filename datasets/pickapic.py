@@ -64,7 +64,7 @@ def _to_group(key: str, row: Mapping[str, Any], log: SkipLog) -> Group | None:
     try:
         return Group(
             key=key,
-            prompt=row["caption"] or "",
+            prompt=row["caption"],
             candidates=(pictures[0], pictures[1]),
             labels=labels,
             source="pickapic",

@@ -102,7 +102,7 @@ def from_row(row: Mapping[str, Any]) -> Group:
     aspects = row.get("aspects")
     return Group(
         key=row["key"] or "",
-        prompt=row["prompt"] or "",
+        prompt=row["prompt"],
         candidates=tuple(candidate for candidate in candidates if candidate is not None),
         labels=tuple(math.nan if label is None else label for label in row["labels"] or ()),
         captions=row.get("captions"),

@@ -15,7 +15,14 @@ from ..training.early_stop import require_metric
 from ..training.loop import train
 from ..training.processes import process_state
 from ..training.refuse import refuse_early, require_folder
-from ..training.run_folder import RunFolder, Summary, require_same_data, require_same_recipe, require_same_weights
+from ..training.run_folder import (
+    RunFolder,
+    Summary,
+    keep_weights,
+    require_same_data,
+    require_same_recipe,
+    require_same_weights,
+)
 from ..training.task import sample_path
 from .estimate import flops_per_pair
 from .fingerprint import training_fingerprint
@@ -65,14 +72,17 @@ def align(recipe: Recipe, say: Say = print, advance: Advance | None = None) -> S
     recompute = _checkpointing(recipe, work, device)
     # The others find what the main process has encoded.
     with state.main_process_first():
+        run = RunFolder(Path(recipe.output.folder))
+        weights = training_fingerprint(model.checkpoint)
+        require_same_weights(run, weights, model.checkpoint.path)  # told before hours of encoding
         prepared = prepare(model, recipe.data, method, recipe.training.seed, say, advance)
         plan = prepared.train
         _refuse_lone(recipe, method, plan, state.num_processes)
-        run = RunFolder(Path(recipe.output.folder))
         require_same_data(run, {"hash": plan.data_hash, "groups": len(plan)})
-        require_same_weights(run, training_fingerprint(model.checkpoint), model.checkpoint.path)
         conditions = _encode_validation(model, recipe)
     policy = make_policy(model, recipe.model, recipe.training.seed)
+    if state.is_main_process:
+        keep_weights(run, weights, model.checkpoint.path)
     network: Any = policy.network
     if recompute:
         network.enable_gradient_checkpointing()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from hashlib import blake2b
@@ -14,6 +15,7 @@ from .models.checkpoint import Checkpoint
 
 _PIECE = 32 << 20
 _TEXTS = (".json", ".txt", ".model")
+_NOTE = re.compile(r"readme|licen[cs]e|notice", re.IGNORECASE)
 
 
 def fingerprint(checkpoint: Checkpoint, parts: tuple[str, ...]) -> str:
@@ -24,7 +26,7 @@ def fingerprint(checkpoint: Checkpoint, parts: tuple[str, ...]) -> str:
     files = [file for part in parts for file in checkpoint.weight_files(part)]
     # The settings and vocabularies beside them; what a file browser or another variant leaves there does not count.
     texts = (file for part in parts for file in (folder / part).glob("[!.]*") if ".index." not in file.name)
-    return _of_files([*files, *(file for file in texts if file.suffix in _TEXTS)])
+    return _of_files([*files, *(file for file in texts if file.suffix in _TEXTS and not _NOTE.match(file.name))])
 
 
 def whole_fingerprint(checkpoint: Checkpoint) -> str:

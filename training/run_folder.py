@@ -166,20 +166,27 @@ def require_same_data(folder: RunFolder, data: dict[str, Any]) -> None:
         )
 
 
-def require_same_weights(folder: RunFolder, fingerprint: str, path: str) -> None:
-    """Keep which weights a run begins from; raise UserError if the folder's run began from others."""
+def keep_weights(folder: RunFolder, fingerprint: str, path: str) -> None:
+    """Write down which weights a run begins from; raises what `require_same_weights` raises."""
+    if not require_same_weights(folder, fingerprint, path):
+        create(folder.path)
+        write_json(folder.base, {"path": path, "weights": fingerprint})
+
+
+def require_same_weights(folder: RunFolder, fingerprint: str, path: str) -> bool:
+    """Whether it is known which weights the folder's run began from; raise UserError if these are others."""
     try:
         stored = json.loads(folder.base.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):  # `create` says what a file in the way is
-        stored = None
+        return False
     if not isinstance(stored, dict):
-        create(folder.path)
-        write_json(folder.base, {"path": path, "weights": fingerprint})
-    elif stored.get("weights") != fingerprint:
+        return False
+    if stored.get("weights") != fingerprint:
         raise UserError(
             f"{folder.path} holds a run that began from other weights ({stored.get('path')} then, {path} now); "
             "choose another output folder, or bring the old weights back to resume that run"
         )
+    return True
 
 
 def read_summary(folder: RunFolder) -> Summary | None:

@@ -21,7 +21,7 @@ from ...training.early_stop import require_metric
 from ...training.loop import train
 from ...training.processes import process_state
 from ...training.refuse import refuse_early
-from ...training.run_folder import RunFolder, Summary, require_same_data, require_same_recipe, require_same_weights
+from ...training.run_folder import RunFolder, Summary, keep_weights, require_same_data, require_same_recipe
 from .held_out import table
 from .learner import Learner
 from .losses import LOSSES, PairLoss, btt_loss
@@ -60,7 +60,7 @@ def fit_reward(recipe: RewardRecipe, say: Say = print, advance: Advance | None =
         data_hash = digest(train_plan.data_hash, held_out.data_hash if held_out else "")
         run = RunFolder(folder)
         require_same_data(run, {"hash": data_hash, "groups": len(train_plan)})
-        require_same_weights(run, fingerprint(learner.network), recipe.model.path or "the hub's weights")
+        keep_weights(run, fingerprint(learner.network), recipe.model.path or "the hub's weights")
     task = RewardTask(
         learner=learner,
         train=train_plan,

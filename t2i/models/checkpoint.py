@@ -18,6 +18,7 @@ from .sdxl import SDXL
 FAMILIES: dict[str, Family] = {family.name: family for family in (SD1, SD2, SDXL, SD3)}
 BUILT_IN = {"tiny-sdxl": "sdxl", "tiny-sd3": "sd3"}  # shipped in palate/t2i/tiny
 _VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("spiece.model",))  # fast, CLIP's, T5's
+_WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|model)(?:\.(.+?))?(?:-\d+-of-\d+)?\.safetensors")
 _SD2_TEXT_WIDTH = 1024  # SD2's cross attention reads OpenCLIP-H (1024); SD1's reads CLIP-L (768)
 
 
@@ -55,22 +56,28 @@ class Checkpoint:
         for part in filter(self.has, self.family.tokenizers):
             _require_vocabulary(folder / part)
 
+    def variant_of(self, part: str) -> str | None:
+        """The variant of a part's files: the checkpoint's where the part has it, else, as in diffusers, none."""
+        folder = Path(self.path) / part
+        there = not folder.is_dir() or any(_variant(file) == self.variant for file in _weights(folder))
+        return self.variant if there else None
+
     def weight_files(self, part: str) -> list[Path]:
-        """The safetensors files of a local checkpoint's part that are loaded: those of its variant."""
-        found = sorted((Path(self.path) / part).glob("[!.]*.safetensors"))
-        return [file for file in found if _variant(file) == self.variant]
+        """The safetensors files of a local checkpoint's part that are loaded."""
+        variant = self.variant_of(part)
+        return [file for file in _weights(Path(self.path) / part) if _variant(file) == variant]
 
     def _require_whole_weights(self, part: str) -> None:
         folder, files = Path(self.path) / part, self.weight_files(part)
         if not files:
-            others = sorted({_variant(file) or "" for file in folder.glob("[!.]*.safetensors")})
+            others = sorted({_variant(file) or "none" for file in _weights(folder)})
             if not others:
                 raise UserError(f"{folder} holds no weights in safetensors; palate opens no pickled ones")
             raise UserError(
-                f"{folder} holds weights of the variant {', '.join(name or 'none' for name in others)}, not "
-                f"{self.variant or 'none'}: name it (in a recipe model.variant={others[0] or 'null'}, else --variant)"
+                f"{folder} holds weights of the variant {', '.join(others)}, not {self.variant or 'none'}: "
+                f"name it (in a recipe model.variant={others[0]}, else --variant)"
             )
-        shards = {shard for index in folder.glob(_index_of(self.variant)) for shard in _shards(index)}
+        shards = {shard for index in folder.glob(_index_of(self.variant_of(part))) for shard in _shards(index)}
         if absent := sorted(shards - {file.name for file in files}):
             raise UserError(f"{folder} lacks {absent[0]}, which its index names; copy it again")
         for file in files:
@@ -129,9 +136,14 @@ class _Keys(dict[str, Any]):
         raise UserError(f"{self.file} has no {key}; is it the file that diffusers wrote?")
 
 
+def _weights(folder: Path) -> list[Path]:
+    """A part's files under the names that diffusers and transformers give them, of all variants."""
+    return sorted(file for file in folder.glob("*.safetensors") if _WEIGHTS.fullmatch(file.name))
+
+
 def _variant(file: Path) -> str | None:
     """`fp16` of `model.fp16.safetensors` and `model.fp16-00001-of-00002.safetensors`."""
-    match = re.fullmatch(r"[^.]+(?:\.(.+?))?(?:-\d+-of-\d+)?\.safetensors", file.name)
+    match = _WEIGHTS.fullmatch(file.name)
     return match[1] if match else None
 
 

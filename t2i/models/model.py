@@ -172,7 +172,7 @@ class TextToImageModel:
                 subfolder=name,
                 torch_dtype=dtype,
                 revision=source.revision,
-                variant=source.variant,
+                variant=source.variant_of(name),
                 use_safetensors=True,
             )
         return part.to(self.device)

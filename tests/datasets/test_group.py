@@ -72,3 +72,17 @@ def test_a_group_is_a_value():
     assert pickle.loads(pickle.dumps(group)) == group
     assert hash(group) == hash(make([1, 0], aspects={"a": [1, 2]}))
     assert make([1], aspects={}).aspects is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"source": 5}, "the source is a int in place of a text"),
+        ({"rater": 5}, "the rater is a int"),
+        ({"model": [None, 3]}, "the model of candidate 1 is a int"),
+        ({"captions": ["x", None]}, "a caption is missing"),
+    ],
+)
+def test_what_should_be_text_is_text(fields, told):
+    with pytest.raises(ValueError, match=told):
+        make([1.0, 0.0], **fields)

@@ -49,10 +49,10 @@ def test_version_3_prefers_path1(tmp_path, picture):
     (tmp_path / "images").mkdir()
     for number in range(2):
         (tmp_path / "images" / f"{number}.jpg").write_bytes(picture(number))
-    row = {"prompt": "p", "path1": "images/1.jpg", "path2": "images/0.jpg", "model1": "flux", "model2": "real"}
+    row = {"prompt": "p", "path1": "images/1.jpg", "path2": "images/0.jpg", "model1": "flux", "model2": 7}
     (tmp_path / "all.json").write_text(json.dumps([row | {"choice_dist": [12, 7], "confidence": 0.9}]))
     (group,) = read_hpd(tmp_path)
-    assert (group.candidates, group.labels, group.model) == ((picture(1), picture(0)), (1, 0), ("flux", "real"))
+    assert (group.candidates, group.labels, group.model) == ((picture(1), picture(0)), (1, 0), ("flux", "7"))
 
 
 def test_mistakes_are_one_clear_error(root, tmp_path_factory):

@@ -110,3 +110,12 @@ def test_a_cut_archive_and_other_columns_are_one_clear_error(tmp_path):
         list(read_imagereward_db(tmp_path))
     with pytest.raises(UserError, match="not ImageRewardDB; it has the columns url"):
         list(read_imagereward_db(tmp_path, split="test"))
+
+
+def test_rows_of_pictures_as_json_are_not_taken_for_hpd(tmp_path, names):
+    for name in names:
+        (tmp_path / "images/train/train_1").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "images/train/train_1" / name).write_bytes(names[name])
+    (tmp_path / "train.json").write_text(json.dumps([row for row in ROWS if row["prompt_id"] == "p1"]))
+    (group,) = open_groups(tmp_path / "train.json")
+    assert (group.key, group.labels) == ("p1", (-2.0, -1.0, -2.0))

@@ -204,8 +204,20 @@ def test_a_folder_in_use_is_refused_unless_asked(tmp_path):
     with pytest.raises(UserError, match="not empty"):
         write_groups(map(small, range(2)), tmp_path / "set")
     assert len(list(read_groups(tmp_path / "set"))) == 9
+    (tmp_path / "set" / "notes.txt").write_text("mine")
     write_groups(map(small, range(2)), tmp_path / "set", mode="overwrite")
     assert len(list(read_groups(tmp_path / "set"))) == 2
+    assert sorted(path.name for path in (tmp_path / "set").iterdir()) == ["groups-00000.parquet", "notes.txt"]
+
+
+@pytest.mark.parametrize("name", ["scores.parquet", "groups-1.parquet", "train-groups-00000.parquet"])
+def test_a_parquet_file_that_is_not_palates_is_never_overwritten(tmp_path, name):
+    write_groups(map(small, range(9)), tmp_path / "set")
+    (tmp_path / "set" / name).write_bytes(b"a year's work")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "set").iterdir()}
+    with pytest.raises(UserError, match=rf"set holds {name}, which is no shard of palate's: move it, or name another"):
+        write_groups(map(small, range(2)), tmp_path / "set", mode="overwrite")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "set").iterdir()} == before
 
 
 def test_a_full_disk_is_one_clear_error_and_leaves_no_half_shard(tmp_path, monkeypatch):
@@ -234,14 +246,15 @@ def test_a_cut_or_foreign_file_is_one_clear_error(tmp_path):
 
 def test_a_row_that_is_no_group_is_logged_and_skipped(tmp_path):
     rows = {
-        "key": ["good", "bad", "also good"],
-        "prompt": ["p", "p", None],
+        "key": ["good", "bad", "also good", "promptless"],
+        "prompt": ["p", "p", "", None],
         "candidates": [
             [{"bytes": b"a", "path": None}],
             [{"bytes": None, "path": "a.png"}],
             [{"bytes": b"c", "path": ""}],
+            [{"bytes": b"d", "path": ""}],
         ],
-        "labels": [[1.0], [1.0], [0.0]],
+        "labels": [[1.0], [1.0], [0.0], [0.0]],
     }
     pq.write_table(pa.table(rows), tmp_path / "foreign.parquet")
     log = SkipLog()

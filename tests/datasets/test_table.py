@@ -164,3 +164,21 @@ def test_a_prompt_that_is_none_is_a_bad_row(folder, prompt, told):
     log = SkipLog()
     assert list(read_table(folder, log=log)) == []
     assert told in str(log.examples[0])
+
+
+def test_a_missing_caption_is_a_bad_row_and_not_the_word_none(folder):
+    jsonl(folder, {"prompt": "p", "chosen": "a.png", "rejected": "c.png", "captions": ["x", None]})
+    log = SkipLog()
+    assert list(read_table(folder, log=log)) == []
+    assert "a caption is missing" in str(log.examples[0])
+
+
+def test_a_number_as_source_or_rater_is_its_text(folder):
+    jsonl(folder, {"prompt": "p", "chosen": "a.png", "rejected": "c.png", "source": 5, "rater": 6})
+    (group,) = read_table(folder)
+    assert (group.source, group.rater) == ("5", "6")
+
+
+def test_blank_cells_at_the_end_of_a_row_are_nothing(folder):
+    (folder / "pairs.csv").write_text("prompt,chosen,rejected\np,a.png,c.png, ,\n")
+    assert [group.prompt for group in read_table(folder)] == ["p"]

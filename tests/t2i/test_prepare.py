@@ -21,10 +21,11 @@ from palate.errors import UserError
 from palate.t2i.fingerprint import fingerprint, lora_fingerprint, training_fingerprint
 from palate.t2i.methods.diffusion_dpo import DiffusionDPO
 from palate.t2i.models.checkpoint import find_checkpoint
+from palate.t2i.models.model import TextToImageModel
 from palate.t2i.plan import make_plan
 from palate.t2i.prepare import open_store, split_by_prompt
 from palate.t2i.recipe import DataConfig
-from palate.training.run_folder import RunFolder, require_same_data, require_same_weights
+from palate.training.run_folder import RunFolder, keep_weights, require_same_data, require_same_weights
 
 
 def quiet(line: str) -> None:
@@ -305,9 +306,23 @@ def test_weights_of_another_variant_are_named(tmp_path):
         find_checkpoint(str(tmp_path / "model"), variant="fp32").require_whole()
 
 
+def test_a_part_without_the_variant_is_taken_as_it_is(tmp_path):
+    """As diffusers does it; some checkpoints have an fp16 network beside one autoencoder."""
+    shutil.copytree(find_checkpoint("tiny-sdxl").path, tmp_path / "model")
+    for file in (tmp_path / "model" / "unet").glob("*.safetensors"):
+        file.rename(file.with_name(f"{file.stem}.fp16.safetensors"))
+        shutil.copy(file.with_name(f"{file.stem}.fp16.safetensors"), file.with_name(f"{file.stem} copy.safetensors"))
+    checkpoint = find_checkpoint(str(tmp_path / "model"), variant="fp16")
+    checkpoint.require_whole()
+    assert (checkpoint.variant_of("unet"), checkpoint.variant_of("vae")) == ("fp16", None)
+    assert [file.name for file in checkpoint.weight_files("unet")] == ["diffusion_pytorch_model.fp16.safetensors"]
+    assert TextToImageModel(checkpoint).vae.dtype is not None
+
+
 def test_a_run_goes_on_from_the_weights_that_it_began_with(tmp_path):
     run = RunFolder(tmp_path / "run")
-    require_same_weights(run, "abc", "here")
-    require_same_weights(run, "abc", "moved/there")
+    assert not require_same_weights(run, "abc", "here")  # nothing is known of a run that did not begin
+    keep_weights(run, "abc", "here")
+    keep_weights(run, "abc", "moved/there")
     with pytest.raises(UserError, match=r"began from other weights \(here then, here now\)"):
         require_same_weights(run, "abd", "here")
