@@ -46,7 +46,7 @@ def _read(recipe: str, overrides: list[str]) -> tuple[Workload, int]:
     from ..t2i.recipes import find_recipe
     from ..t2i.workload import workload_of
     from ..training.order import Shares
-    from ..training.recipe import check_recipe, load_recipe
+    from ..training.recipe import check_recipe, read_recipe
 
     if recipe in ARCHITECTURES and not Path(recipe).is_file():
         settings = check_recipe(_recipe_of(recipe), overrides, Recipe, recipe)
@@ -55,7 +55,10 @@ def _read(recipe: str, overrides: list[str]) -> tuple[Workload, int]:
             file = find_recipe(recipe)
         except UserError as error:
             raise UserError(f"{error}; and it counts the models {', '.join(ARCHITECTURES)}") from None
-        settings = load_recipe(file, overrides, Recipe, name=recipe)
+        values = read_recipe(file, overrides)
+        if isinstance(values.get("method"), dict) and values["method"].get("name") == "reward_model":
+            raise UserError(f"{recipe} trains a reward model; only text-to-image recipes are counted")
+        settings = check_recipe(values, [], Recipe, recipe)
     Shares(settings.training.batch_size, settings.training.micro_batch)  # refuses what `palate train` refuses
     method = settings.method.build(elements=1)
     return workload_of(settings, reference=method.needs_reference), settings.training.batch_size

@@ -102,6 +102,7 @@ def draw_gallery(path: str, wanted: Wanted, folder: Path, advance: Callable[[str
     ]
     for row in rows:
         row["image"] = f"{hashlib.blake2b(json.dumps(row).encode(), digest_size=8).hexdigest()}.png"
+    rows = list({row["image"]: row for row in rows}.values())  # a prompt that is in two files is drawn once
     missing = [row for row in rows if not (folder / row["image"]).is_file()]
     cut = 0
     if missing:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import glob
 import itertools
 import json
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,7 +65,8 @@ class Rows:
 def open_rows(source: str | Path, prompts: str | Path | None = None) -> Rows:
     """Find out what `source` is.
 
-    A folder with `images.jsonl` is what it lists; another one is all pictures in it and below, sorted by path. A table
+    A folder with `images.jsonl` is what it lists; another one is all pictures in it and below, sorted by path, numbers
+    as numbers (2.png before 10.png). A table
     with a column `image` is a manifest, with paths relative to it; other tables and Parquet files are groups.
 
     Args:
@@ -84,7 +87,8 @@ def _open(path: Path, source: str, column: str | None) -> Rows:
     if path.is_dir():
         if (path / GENERATED).is_file():
             return _table(path / GENERATED, column)
-        files = sorted(file for file in path.rglob("*") if _is_picture(file.relative_to(path)) and file.is_file())
+        found = (file for file in path.rglob("*") if _is_picture(file.relative_to(path)) and file.is_file())
+        files = sorted(found, key=_in_order)
         tables = sorted(file for file in path.iterdir() if file.suffix.lower() in _TABLES)
         if len(tables) == 1 and tables[0].suffix.lower() != ".json" and not tables[0].name.startswith("."):
             return _table(tables[0], column)
@@ -98,7 +102,7 @@ def _open(path: Path, source: str, column: str | None) -> Rows:
             return _table(path, column)
         return _pictures(source, [path], path.parent, column)
     if glob.has_magic(source):
-        found = sorted(Path(name) for name in glob.glob(str(path), recursive=True))
+        found = sorted((Path(name) for name in glob.glob(str(path), recursive=True)), key=_in_order)
         files = [file for file in found if file.is_file() and _is_picture(Path(file.name))]
         if files:
             root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
@@ -107,6 +111,12 @@ def _open(path: Path, source: str, column: str | None) -> Rows:
             return _groups(source)
         raise UserError(f"no images match {source!r}; {_LISTED}")
     raise UserError(f"{source} does not exist; {_LISTED}")
+
+
+def _in_order(file: Path) -> list[tuple[int, int, str]]:
+    """As a person counts: 2.png before 10.png."""
+    parts = re.split(r"(\d+)", file.as_posix())
+    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts]
 
 
 def _is_picture(file: Path) -> bool:
@@ -214,8 +224,10 @@ def _with_prompts(rows: Rows, file: Path) -> Rows:
     prompts = _mapping(file)
 
     def read_named() -> Iterator[Row]:
+        shared = Counter(Path(row.image).name for row in rows.read())
         for row in rows.read():
-            prompt = prompts.get(row.image, prompts.get(Path(row.image).name, row.prompt))
+            name = Path(row.image).name  # stands for the picture where no other one is called so
+            prompt = prompts.get(row.image, prompts.get(name, row.prompt) if shared[name] == 1 else row.prompt)
             yield Row(row.key, row.image, prompt, row.data, row.fault)
 
     return Rows(rows.source, read_named, True, rows.skipped)
