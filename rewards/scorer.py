@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from .reward import Reward
 
 _PLACED = ("device",)  # where a reward is computed is no part of what it says
-_MODEL_FILES = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.json", "*.txt", "*.jinja")
 
 
 @dataclass(frozen=True)
@@ -82,13 +82,14 @@ def open_scorer(name: str, **assets: Any) -> Scorer:
     """
     entry = find_entry(name)
     reward = open_reward(name, **assets)
+    told = dict(getattr(reward, "settings", {}))
     given = {key: _identity(value) for key, value in sorted(assets.items()) if key not in _PLACED}
     if isinstance(entry, EntryPoint):
         package = f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
-        return Scorer(name, reward, {"package": package, **given}, _needs_prompts(reward))
+        return Scorer(name, reward, {"package": package, **given, **told}, _needs_prompts(reward))
     if entry.weights is None:
         return Scorer(name, reward, {}, entry.needs_prompts, entry.scale)
-    settings = {"weights": f"hub {entry.weights}", "dtype": entry.dtype} | given | getattr(reward, "settings", {})
+    settings = {"weights": _hub_identity(entry.weights), "dtype": entry.dtype} | given | told
     return Scorer(name, reward, settings, entry.needs_prompts, entry.scale)
 
 
@@ -96,8 +97,10 @@ def scorer_of(reward: Reward, **settings: Any) -> Scorer:
     """A scorer around a reward that is open already.
 
     Args:
-        settings: what decides its numbers, such as a name of its weights; where it changes, scores are made anew.
+        settings: what decides its numbers beside its own `settings`, such as a name of its weights; where it changes,
+            scores are made anew.
     """
+    settings = {**getattr(reward, "settings", {}), **settings}
     if isinstance(reward, FunctionReward):
         settings = {"version": reward.version, **settings}
     return Scorer(reward.name, reward, settings, _needs_prompts(reward))
@@ -143,19 +146,39 @@ def _identity(value: Any) -> Any:
         path = Path(value).expanduser()
         with contextlib.suppress(OSError):  # a text that is too long for a path is none
             if path.is_file():
-                return f"sha256 {_digest([path])}"
+                return f"sha256 {_digest(path)}"
             if path.is_dir():
-                files = sorted({file for pattern in _MODEL_FILES for file in path.glob(pattern) if file.is_file()})
-                return f"sha256 {_digest(files or sorted(file for file in path.rglob('*') if file.is_file()))}"
+                return f"sha256 {_folder_digest(path)}"
     if isinstance(value, (list, tuple)):
         return [_identity(one) for one in value]
+    if isinstance(value, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", value):
+        return _hub_identity(value)
     return value if isinstance(value, (bool, int, float, str)) else str(value).removeprefix("torch.")
 
 
-def _digest(files: Sequence[Path]) -> str:
-    """Of one file's content, as `sha256sum` tells it; of several, of their names and digests."""
-    digests = [hashed(file, hashlib.sha256()).hexdigest() for file in files]
-    if len(files) == 1:
-        return digests[0]
-    listed = "".join(f"{digest}  {file.name}\n" for file, digest in zip(files, digests, strict=True))
-    return hashlib.sha256(listed.encode()).hexdigest()
+def _hub_identity(repository: str) -> str:
+    """A hub id with the commit that was opened: its owner may publish other weights under the name."""
+    from huggingface_hub import constants
+
+    reference = Path(constants.HF_HUB_CACHE, f"models--{repository.replace('/', '--')}", "refs", "main")
+    try:
+        return f"hub {repository} {reference.read_text(encoding='utf-8').strip()}"
+    except OSError:  # not taken from the hub through its cache
+        return f"hub {repository}"
+
+
+def _digest(file: Path) -> str:
+    """Of the content, as `sha256sum` tells it."""
+    return hashed(file, hashlib.sha256()).hexdigest()
+
+
+def _folder_digest(folder: Path) -> str:
+    """Of the names and contents of all files in it and below, but for hidden ones and what is there for people."""
+    files = {file.relative_to(folder): file for file in folder.rglob("*") if file.is_file()}
+    listed = "".join(f"{_digest(files[name])}  {name.as_posix()}\n" for name in sorted(files) if _counts(name))
+    return hashlib.sha256(listed.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _counts(name: Path) -> bool:
+    hidden = any(part.startswith(".") for part in name.parts)
+    return not hidden and not name.name.startswith("README") and name.suffix.lower() != ".md"

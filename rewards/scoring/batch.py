@@ -66,8 +66,9 @@ def score_images(
     """Score every picture of `source` and write `scores.parquet`, `scores.jsonl` and `scores.meta.json` into `out`.
 
     The same call goes on where it was stopped; with more scorers or pictures it computes only what is new (bytes,
-    prompt, scorer and settings tell). A picture or prompt that cannot be scored is NaN with its reason. Memory holds
-    two blocks at most, whatever the number of pictures, and the names of a folder's files.
+    prompt, scorer and settings tell). A picture or prompt that cannot be scored is NaN with its reason, and the next
+    call tries it again. Memory holds two blocks at most, whatever the number of pictures, and the names of a folder's
+    files.
 
     Args:
         source: what `open_rows` takes.
@@ -133,7 +134,7 @@ def score_in_passes(
         scorers = list(opener())
         labels += [scorer.label for scorer in scorers]
         _require(scorers, labels, rows)
-        settings = {scorer.name: scorer.fingerprint for scorer in scorers}
+        settings = _reused_by([scorer.label for scorer in scorers], upright)
         stage = "scoring" if len(passes) == 1 else f"scoring {number}/{len(passes)}: {', '.join(settings)}"
         with ScoreLog(out, plan, settings, shard, others) as log:
             run = ScoringRun(scorers, log, batch_size, upright)
@@ -152,7 +153,8 @@ def score_in_passes(
         del run, scorers
         if number < len(passes):
             _free_memory()
-    return replace(done, tables=_write(out, plan, shard, labels, blocks, provenance(labels, batch_size, upright)))
+    about = provenance(labels, batch_size, upright)
+    return replace(done, tables=_write(out, plan, shard, _reused_by(labels, upright), blocks, about))
 
 
 def _require(scorers: Sequence[Scorer], labels: Sequence[Label], rows: Rows) -> None:
@@ -166,6 +168,12 @@ def _require(scorers: Sequence[Scorer], labels: Sequence[Label], rows: Rows) -> 
         raise UserError(f"{rows.source} has no prompts, and {', '.join(needing)} need them; name a file or a column")
 
 
+def _reused_by(labels: Sequence[Label], upright: bool) -> dict[str, str]:
+    """By scorer, what scores on record must agree in beside bytes and prompt: a turned picture has other scores."""
+    turned = "upright" if upright else "as stored"
+    return {label.name: f"{label.fingerprint} {turned}" for label in labels}
+
+
 def _free_memory() -> None:
     import torch
 
@@ -175,11 +183,11 @@ def _free_memory() -> None:
 
 
 def _write(
-    out: Path, plan: str, shard: tuple[int, int], labels: Sequence[Label], blocks: int, about: Mapping[str, Any]
+    out: Path, plan: str, shard: tuple[int, int], settings: Mapping[str, str], blocks: int, about: Mapping[str, Any]
 ) -> tuple[Path, Path, Path] | None:
     """The tables, or None while other shards are at work."""
-    names = [label.name for label in labels]
-    with ScoreLog(out, plan, {label.name: label.fingerprint for label in labels}, shard) as log:
+    names = list(settings)
+    with ScoreLog(out, plan, settings, shard) as log:
         if all(_is_complete(log.block(number), names) for number in range(blocks)):
             return write_tables(log, blocks, names, about, out)
     return None

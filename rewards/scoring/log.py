@@ -11,13 +11,14 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from ...errors import UserError
 
 _LOGS = "log-*-of-*.jsonl"
+_CHANGED = "the picture changed after it was scored; score again"
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,14 @@ class Record:
     block    its number in the plan
     rows     key, image, prompt and sha256 of the image's bytes ("" where they cannot be read)
     columns  by scorer
+    turn     how many records of the block came before, in all logs: the largest is the latest, in whichever file
     """
 
     plan: str
     block: int
     rows: tuple[Mapping[str, Any], ...]
     columns: Mapping[str, Column]
+    turn: int = 0
 
     def to_line(self) -> bytes:
         """JSON with a newline at its end."""
@@ -54,7 +57,7 @@ class Record:
             }
             for name, column in self.columns.items()
         }
-        content = {"plan": self.plan, "block": self.block, "rows": self.rows, "scores": scores}
+        content = {"plan": self.plan, "block": self.block, "turn": self.turn, "rows": self.rows, "scores": scores}
         # ASCII only: a lone surrogate in a prompt is then no obstacle.
         return json.dumps(content, allow_nan=False).encode("ascii") + b"\n"
 
@@ -71,9 +74,49 @@ class Record:
                 )
                 for name, column in content["scores"].items()
             }
-            return cls(content["plan"], content["block"], tuple(content["rows"]), columns)
+            # The first logs had no turns.
+            return cls(content["plan"], content["block"], tuple(content["rows"]), columns, int(content.get("turn", 0)))
         except (ValueError, KeyError, TypeError, AttributeError):
             return None
+
+
+@dataclass(frozen=True)
+class History:
+    """The records of one block, oldest first, with the columns that count under the settings in force."""
+
+    records: tuple[Record, ...]
+
+    def find(self, scorer: str, place: int, sha256: str, prompt: str | None) -> tuple[float | None, str | None]:
+        """The score of these bytes and this prompt at a place, or why there is none; neither where none was tried.
+
+        A score counts more than a failure, and else the latest answer: the bytes may have been others in between.
+        """
+        reason = None
+        for record in reversed(self.records):
+            column = record.columns.get(scorer)
+            if column is None or place >= len(record.rows) or _shown(record.rows[place]) != (sha256, prompt):
+                continue
+            if column.values[place] is not None:
+                return column.values[place], None
+            reason = reason or column.errors.get(place)
+        return None, reason
+
+    def newest(self) -> Record | None:
+        """The latest rows, whichever scorer saw them, with what each scorer said of just these; None without scores.
+
+        Where a scorer saw other bytes only, that is the reason why there is no score.
+        """
+        scored = {name: column.settings for record in self.records for name, column in record.columns.items()}
+        if not scored:
+            return None
+        last = self.records[-1]
+        columns = {name: self._column(name, settings, last.rows) for name, settings in scored.items()}
+        return replace(last, columns=columns)
+
+    def _column(self, scorer: str, settings: str, rows: Sequence[Mapping[str, Any]]) -> Column:
+        found = [self.find(scorer, place, *_shown(row)) for place, row in enumerate(rows)]
+        errors = {place: reason or _CHANGED for place, (value, reason) in enumerate(found) if value is None}
+        return Column(settings, tuple(value for value, _ in found), errors)
 
 
 class ScoreLog:
@@ -85,7 +128,7 @@ class ScoreLog:
     Args:
         folder: is made where it does not exist.
         plan: the list of rows that is being scored.
-        settings: by scorer, the fingerprint under which scores may be reused.
+        settings: by scorer, the text under which scores may be reused: all that decides them but bytes and prompt.
         shard: the process's number and how many there are.
         reuse: folders of other runs, whose scores are taken over as those of other plans are.
     """
@@ -100,7 +143,7 @@ class ScoreLog:
     ) -> None:
         self.folder, self.plan, self.settings, self.reuse = folder, plan, dict(settings), tuple(reuse)
         self.file = folder / f"log-{shard[0]}-of-{shard[1]}.jsonl"
-        self._lines: dict[int, list[tuple[Path, int]]] = {}
+        self._lines: dict[int, list[tuple[int, Path, int]]] = {}
         self._others: dict[bytes, float] = {}
         self._stream: BinaryIO | None = None
         self._lock: IO[str] | None = None
@@ -133,7 +176,7 @@ class ScoreLog:
         for file in sorted(self.folder.glob(_LOGS)):
             for offset, record in _records(file):
                 if record.plan == self.plan:
-                    self._lines.setdefault(record.block, []).append((file, offset))
+                    self._lines.setdefault(record.block, []).append((record.turn, file, offset))
                 else:
                     self._take_over(record)
         for folder in self.reuse:
@@ -142,27 +185,35 @@ class ScoreLog:
                     self._take_over(record)
 
     def append(self, record: Record) -> None:
-        """Write a line and wait until it is on disk."""
+        """Write a line, as the block's latest, and wait until it is on disk."""
         assert self._stream is not None, "append within the context"
+        places = self._lines.setdefault(record.block, [])
+        record = replace(record, turn=max((turn for turn, _, _ in places), default=0) + 1)
         offset = self._stream.seek(0, os.SEEK_END)
         self._stream.write(record.to_line())
         self._stream.flush()
         os.fsync(self._stream.fileno())
-        self._lines.setdefault(record.block, []).append((self.file, offset))
+        places.append((record.turn, self.file, offset))
 
     def block(self, number: int) -> Record | None:
-        """What the logs know of a block of this plan, under the settings in force; the latest answer counts."""
-        rows: tuple[Mapping[str, Any], ...] = ()
-        columns: dict[str, Column] = {}
-        for file, offset in self._lines.get(number, ()):
+        """A block of this plan as it was seen last; see `History.newest`."""
+        return self.history(number).newest()
+
+    def history(self, number: int) -> History:
+        """All that the logs know of a block of this plan."""
+        records: list[Record] = []
+        for _, file, offset in sorted(self._lines.get(number, ())):
             with open(file, "rb") as stream:
                 stream.seek(offset)
                 record = Record.from_line(stream.readline())
             if record is not None:
-                rows = record.rows
-                valid = [name for name, column in record.columns.items() if column.settings == self.settings.get(name)]
-                columns.update((name, record.columns[name]) for name in valid)
-        return Record(self.plan, number, rows, columns) if columns else None
+                valid = {
+                    name: column
+                    for name, column in record.columns.items()
+                    if column.settings == self.settings.get(name)
+                }
+                records.append(replace(record, columns=valid))
+        return History(tuple(records))
 
     def elsewhere(self, scorer: str, sha256: str, prompt: str | None) -> float | None:
         """The score of the same bytes, prompt and settings in another plan; failures are tried again."""
@@ -216,6 +267,11 @@ def _drop_half_line(stream: BinaryIO, chunk: int = 1 << 16) -> None:
     if position < end:
         stream.truncate(position)
         stream.seek(0, os.SEEK_END)
+
+
+def _shown(row: Mapping[str, Any]) -> tuple[str, str | None]:
+    """What a score is of."""
+    return row["sha256"], row["prompt"]
 
 
 def _key(scorer: str, sha256: str, prompt: str | None) -> bytes:

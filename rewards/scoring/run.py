@@ -15,7 +15,7 @@ from ...errors import PalateError
 from ..pixels import shared_resizing
 from ..reward import BatchedReward, Failure, PixelReward, Reward
 from ..scorer import Scorer
-from .log import Column, Record, ScoreLog
+from .log import Column, History, Record, ScoreLog
 from .picture_file import read_picture
 from .rows import Row, Rows
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 NO_PROMPT = "no prompt"
+NOT_UNICODE = "the prompt is not valid Unicode"
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +32,7 @@ class _Block:
 
     number: int
     rows: tuple[Row, ...]
-    known: Record | None
+    known: History
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +89,7 @@ class ScoringRun:
                 return
             if number % shard[1] != shard[0]:
                 continue
-            block = _Block(number, chunk, self.log.block(number))
+            block = _Block(number, chunk, self.log.history(number))
             places: dict[Any, list[int]] = {}
             for place, row in enumerate(chunk):
                 places.setdefault(row.data if row.data is not None else ("fault", place), []).append(place)
@@ -123,21 +124,18 @@ class ScoringRun:
         return result
 
     def recall(self, scorer: Scorer, picture: _Picture, result: _Prepared) -> None:
-        """Fill in what the log knows, and note the places that are open."""
+        """Fill in what the log knows, and note the places that are open; what failed in an earlier run is."""
         name, block = scorer.name, picture.block
         values, errors, open_places = {}, {}, []
-        column = block.known.columns.get(name) if block.known else None
         for place in picture.places:
-            if column and block.known and block.known.rows[place]["sha256"] == result.sha256:
-                value, reason = column.values[place], column.errors.get(place)
-            else:
-                value, reason = self.log.elsewhere(name, result.sha256, block.rows[place].prompt), None
+            row = block.rows[place]
+            value, _ = block.known.find(name, place, result.sha256, row.prompt)
+            if value is None:
+                value = self.log.elsewhere(name, result.sha256, row.prompt)
             if value is not None:
                 values[place] = value
-            elif reason is not None:
+            elif row.fault is None and (reason := _unusable(row.prompt, scorer.needs_prompts)):
                 errors[place] = reason
-            elif scorer.needs_prompts and block.rows[place].prompt is None and block.rows[place].fault is None:
-                errors[place] = NO_PROMPT
             else:
                 open_places.append(place)
         result.values[name], result.errors[name], result.open[name] = values, errors, open_places
@@ -183,14 +181,14 @@ class ScoringRun:
             errors = {place: reason for _, prepared in done for place, reason in prepared.errors[name].items()}
             self.forward(scorer, block, done, values, errors)
             ordered = tuple(values.get(place) for place in range(len(block.rows)))
-            columns[name] = Column(scorer.fingerprint, ordered, dict(sorted(errors.items())))
+            columns[name] = Column(self.log.settings[name], ordered, dict(sorted(errors.items())))
             self.failures[name] += len(errors)
             self.note(block, errors)
         rows = tuple(
             {"key": row.key, "image": row.image, "prompt": row.prompt, "sha256": shas[place]}
             for place, row in enumerate(block.rows)
         )
-        before = block.known
+        before = block.known.newest()
         changed = {
             name: column
             for name, column in columns.items()
@@ -272,6 +270,17 @@ def _judge(reward: Reward, prompts: list[str], inputs: list[Any]) -> list[tuple[
         (score, "") if math.isfinite(score) else (None, reasons.get(index, f"the reward returned {score}"))
         for index, score in enumerate(scores.tolist())
     ]
+
+
+def _unusable(prompt: str | None, needed: bool) -> str | None:
+    """Why no scorer can be asked about a prompt; None where it can."""
+    if prompt is None:
+        return NO_PROMPT if needed else None
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:  # half a surrogate pair, which no tokenizer takes
+        return NOT_UNICODE
+    return None
 
 
 def _read(row: Row) -> tuple[bytes | None, str | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from palate.rewards import registry
 from palate.rewards.function import from_function
 from palate.rewards.registry import find_entry, open_reward
 from palate.rewards.reward import Reward
-from palate.rewards.scorer import open_scorer, open_scorers
+from palate.rewards.scorer import _hub_identity, open_scorer, open_scorers, scorer_of
 from palate.rewards.statistics import jpeg_kilobytes, laplacian_variance
 from palate.rewards.zoo import ENTRIES
 
@@ -74,6 +75,44 @@ def test_the_settings_tell_what_decides_the_numbers(gelu_folder, quick_gelu_fold
     assert open_scorer("clipscore", weights=quick_gelu_folder).fingerprint != one.fingerprint
 
 
+def test_every_file_of_a_folder_that_a_reward_reads_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "entry_points", lambda group: [OWN])
+    (tmp_path / "below").mkdir()
+
+    def fingerprint() -> str:
+        return open_scorer("brightness", weights=tmp_path).fingerprint
+
+    for name, counts in [
+        ("0.txt", True),
+        ("0.png", True),
+        ("spiece.model", True),
+        ("below/model.safetensors", True),
+        (".cache", False),
+        ("README.txt", False),
+        ("below/NOTES.md", False),
+    ]:
+        before = fingerprint()
+        (tmp_path / name).write_bytes(b"one")
+        made = fingerprint()
+        (tmp_path / name).write_bytes(b"two")
+        assert (made != before, fingerprint() != made) == (counts, counts), name
+    before = fingerprint()
+    (tmp_path / "0.png").rename(tmp_path / "below/0.png")
+    assert fingerprint() != before
+
+
+def test_what_a_reward_tells_of_itself_is_part_of_its_settings(monkeypatch):
+    class Asked(Brightness):
+        settings = MappingProxyType({"question": "how bright?", "round": 1})
+
+    assert scorer_of(Asked()).settings == {"question": "how bright?", "round": 1}
+    assert scorer_of(Asked(), round=2).settings == {"question": "how bright?", "round": 2}
+    assert scorer_of(Asked()).fingerprint != scorer_of(Brightness()).fingerprint
+    monkeypatch.setattr(registry, "entry_points", lambda group: [OWN])
+    monkeypatch.setattr(sys.modules[__name__], "Brightness", Asked)
+    assert open_scorer("brightness").settings["question"] == "how bright?"
+
+
 class Brightness:
     name, modality, differentiable, needs_prompts = "brightness", "image", False, False
 
@@ -85,13 +124,16 @@ def open_brightness(weights: str = "", **_: object) -> Brightness:
     return Brightness()
 
 
+OWN = EntryPoint("brightness", f"{__name__}:open_brightness", registry.GROUP)
+
+
 def open_nothing(**_: object) -> str:
     return "nothing"
 
 
 def test_another_package_brings_a_reward(monkeypatch):
     points = [
-        EntryPoint("brightness", f"{__name__}:open_brightness", registry.GROUP),
+        OWN,
         EntryPoint("nothing", f"{__name__}:open_nothing", registry.GROUP),
         EntryPoint("broken", "no_such_module_at_all:open", registry.GROUP),
         EntryPoint("pickscore", "thief:open", registry.GROUP),
@@ -123,3 +165,13 @@ def test_sharpness_and_size_by_hand():
         laplacian_variance("", Image.new("RGB", (2, 9)))
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
     assert jpeg_kilobytes("", noise) > 3 * jpeg_kilobytes("", Image.new("RGB", (64, 64)))
+
+
+def test_weights_of_the_hub_are_known_by_their_commit(tmp_path, monkeypatch):
+    """The owner of a repository may publish other weights under its name."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert _hub_identity("yuvalkirstain/PickScore_v1") == "hub yuvalkirstain/PickScore_v1"
+    reference = tmp_path / "models--yuvalkirstain--PickScore_v1" / "refs" / "main"
+    reference.parent.mkdir(parents=True)
+    reference.write_text("abc123")
+    assert _hub_identity("yuvalkirstain/PickScore_v1") == "hub yuvalkirstain/PickScore_v1 abc123"
