@@ -79,7 +79,7 @@ def convert(
     ],
     format: Format = "auto",
     split: Split = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the shards that are there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace palate's shards that are there.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after the shards that are there.")] = False,
     limit: Limit = None,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Keep groups whose pictures cannot be read.")] = False,

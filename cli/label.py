@@ -42,7 +42,9 @@ def label_command(
     dtype: Annotated[str | None, typer.Option(help=DTYPE, show_default=False)] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help=BATCH, show_default=False)] = None,
     as_stored: Annotated[bool, typer.Option("--as-stored", help="Do not turn pictures as their EXIF says.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the shards that are there.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the shards (groups-*.parquet) that are there.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Make preference groups of pictures: one for each prompt, labelled by what several scorers say together.

@@ -20,6 +20,7 @@ from transformers import BlipForImageTextRetrieval
 from ..errors import UserError
 from .blip_prompts import BlipPrompts, open_blip_prompts
 from .pixels import normalise, resize
+from .resizing import bicubic
 from .reward import ScoresPixels, require_pairs
 
 REPOSITORY = "Salesforce/blip-itm-large-coco"
@@ -58,6 +59,10 @@ class BlipScore(ScoresPixels):
             OSError, ValueError: the picture cannot be decoded.
         """
         return normalise(resize(picture, self.size, self.size) / 255)
+
+    def prepare_tensor(self, images: Tensor) -> Tensor:
+        """The same of float images `[n, 3, H, W]` in [0, 1], to the rounding of 8-bit levels; differentiable."""
+        return normalise(bicubic(images, self.size, self.size, antialias=True).clamp(0, 1))
 
     def score_pixels(self, prompts: Sequence[str], pixels: Tensor) -> Tensor:
         """One float32 per row, `[n]`; gradients reach the pixels.

@@ -64,7 +64,7 @@ class ClipI(ScoresPixels):
 
 
 def open_clip_i(
-    references: str | Path | Sequence[str | Path | Image.Image],
+    references: str | Path | Sequence[str | Path | Image.Image] | None = None,
     path: str | Path | None = None,
     tokenizer: str | Path | None = None,
     device: torch.device | str = "cpu",
@@ -73,7 +73,7 @@ def open_clip_i(
     """Load CLIP-I for one subject.
 
     Args:
-        references: the subject's pictures: a folder, or a list of files and pictures.
+        references: the subject's pictures: a folder, or a list of files and pictures; there is no default.
         path: a folder or hub id with OpenAI's CLIP as transformers writes it; None for openai/clip-vit-base-patch32
             (0.6 GB).
         tokenizer: a folder or hub id; None where `path` holds it, as the official one does.
@@ -81,9 +81,11 @@ def open_clip_i(
         dtype: of the towers.
 
     Raises:
-        UserError: a reference, the model or the tokenizer cannot be loaded, or the model was not trained with
-            QuickGELU, as OpenAI's were.
+        UserError: there are no references, a reference, the model or the tokenizer cannot be loaded, or the model was
+            not trained with QuickGELU, as OpenAI's were.
     """
+    if references is None:
+        raise UserError("clip_i needs pictures of its subject; give a folder of them: --weights clip_i.references=DIR")
     pictures = open_references(references)  # before the model, which takes longer
     return clip_i(ClipTower.open(path or REPOSITORY, "quick_gelu", tokenizer, device, dtype), pictures)
 

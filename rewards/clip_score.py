@@ -30,7 +30,7 @@ class ClipScore(ScoresPixels):
     """
 
     tower: ClipTower
-    name: str = "clip_score"
+    name: str = "clipscore"
     modality: Literal["image"] = "image"
     differentiable: bool = True
 

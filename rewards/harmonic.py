@@ -105,7 +105,7 @@ class LambdaHarmonic(ScoresPixels):
 
 
 def open_lambda_harmonic(
-    references: str | Path | Sequence[str | Path | Image.Image],
+    references: str | Path | Sequence[str | Path | Image.Image] | None = None,
     path: str | Path | None = None,
     tokenizer: str | Path | None = None,
     device: torch.device | str = "cpu",
@@ -115,7 +115,7 @@ def open_lambda_harmonic(
     """Load the lambda-harmonic mean of CLIPScore and CLIP-I, both of one CLIP.
 
     Args:
-        references: the subject's pictures: a folder, or a list of files and pictures.
+        references: the subject's pictures: a folder, or a list of files and pictures; there is no default.
         path: a folder or hub id with OpenAI's CLIP as transformers writes it; None for openai/clip-vit-base-patch32
             (0.6 GB).
         tokenizer: a folder or hub id; None where `path` holds it, as the official one does.
@@ -124,10 +124,16 @@ def open_lambda_harmonic(
         lam: weight of the subject, from 0 to 1.
 
     Raises:
-        UserError: lam is not from 0 to 1, or a reference, the model or the tokenizer cannot be loaded.
+        UserError: lam is not from 0 to 1, there are no references, or a reference, the model or the tokenizer cannot be
+            loaded.
     """
     if not 0 <= lam <= 1:
         raise UserError(f"lam is {lam}; it is the weight of the subject, from 0 to 1")
+    if references is None:
+        raise UserError(
+            "lambda_harmonic needs pictures of its subject; give a folder of them: "
+            "--weights lambda_harmonic.references=DIR"
+        )
     pictures = open_references(references)
     tower = ClipTower.open(path or REPOSITORY, "quick_gelu", tokenizer, device, dtype)
     return LambdaHarmonic(ClipScore(tower), clip_i(tower, pictures), lam)

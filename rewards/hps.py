@@ -19,12 +19,14 @@ from .clip_keys import Heads
 from .clip_tower import ClipTower
 from .pixels import letterbox, letterbox_tensor
 from .reward import ScoresPixels, require_pairs
-from .weights import find_weights, load_tensors
+from .weights import find_weights, load_notes, load_tensors
 
 Version = Literal["v2.0", "v2.1"]
 REPOSITORY = "xswu/HPSv2"
 FILES: dict[Version, str] = {"v2.0": "HPS_v2_compressed.pt", "v2.1": "HPS_v2.1_compressed.pt"}
 HEADS = Heads(text=16, vision=16)  # of ViT-H-14
+HEADS_NOTE = "heads"
+"""Where a file that palate trained tells its heads in its metadata, as `TEXT,VISION`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +80,7 @@ def open_hps(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     antialias: bool = True,
-    heads: Heads = HEADS,
+    heads: Heads | None = None,
 ) -> HPS:
     """Load HPS v2.0 or v2.1.
 
@@ -91,7 +93,8 @@ def open_hps(
         dtype: of the towers. The official weights are float16; the reference computes in float16 on GPUs, which rounds
             its scores to steps of 0.0002.
         antialias: of the resizing; the published averages are most probably without.
-        heads: attention heads, for a model of another size.
+        heads: attention heads, for a model of another size; None for those that the file tells, as one that palate
+            trained does, or else ViT-H-14's.
 
     Raises:
         UserError: the version is unknown, or the file cannot be found or read, or does not hold the model.
@@ -99,5 +102,25 @@ def open_hps(
     if version not in FILES:
         raise UserError(f"hps version {version!r} is unknown; palate knows {', '.join(FILES)}")
     file = find_weights(path, REPOSITORY, FILES[version])
-    tower = ClipTower.from_open_clip(load_tensors(file), heads, "gelu", tokenizer, device, dtype, str(file))
-    return HPS(tower, name=f"hps{version}", antialias=antialias)
+    state = load_tensors(file)
+    heads = heads or told_heads(file) or HEADS
+    tower = ClipTower.from_open_clip(state, heads, "gelu", tokenizer, device, dtype, str(file))
+    return HPS(tower, name=f"hps{version.removesuffix('.0')}", antialias=antialias)
+
+
+def told_heads(file: str | Path) -> Heads | None:
+    """The attention heads in the metadata of a file that can be read; None where it tells none.
+
+    Raises:
+        UserError: what it tells is no two numbers.
+    """
+    told = load_notes(file).get(HEADS_NOTE)
+    if told is None:
+        return None
+    try:
+        text, vision = map(int, told.split(","))
+    except ValueError:
+        raise UserError(
+            f"{file}: its metadata tell the heads {told!r}, which are no two numbers such as 16,16"
+        ) from None
+    return Heads(text, vision)

@@ -22,7 +22,7 @@ from ..errors import UserError
 from .affine import collapse_layers
 from .blip_keys import MLP_LAYERS, TEXT, VISION, count_layers, rename_imagereward
 from .blip_prompts import BlipPrompts, open_blip_prompts
-from .pixels import centre_crop, round_half
+from .pixels import centre_crop, centre_crop_tensor, round_half
 from .reward import ScoresPixels, require_pairs
 from .weights import find_weights, load_tensors
 
@@ -62,6 +62,10 @@ class ImageReward(ScoresPixels):
             OSError, ValueError: the picture cannot be decoded.
         """
         return centre_crop(picture, self.size, round_half)  # the reference cuts with torchvision's CenterCrop
+
+    def prepare_tensor(self, images: Tensor) -> Tensor:
+        """The same of float images `[n, 3, H, W]` in [0, 1]; differentiable."""
+        return centre_crop_tensor(images, self.size, round_half)
 
     def score_pixels(self, prompts: Sequence[str], pixels: Tensor) -> Tensor:
         """One float32 per row, `[n]`; gradients reach the pixels.

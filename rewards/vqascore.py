@@ -141,7 +141,7 @@ def open_vqascore(
     prompts = open_vqa_prompts(str(tokenizer or f"google/flan-t5-{size}"), rows)
     network = build_clip_t5(state, config, prompts.vocabulary, tower, str(folder))
     pixels = network.vision.embeddings.image_size  # type: ignore[union-attr]
-    return VqaScore(network, prompts, int(pixels), name="vqascore" if size == "xxl" else f"vqascore-{size}")  # type: ignore[arg-type]
+    return VqaScore(network, prompts, int(pixels), name="vqascore" if size == "xxl" else f"vqascore_{size}")  # type: ignore[arg-type]
 
 
 def _read_config(folder: Path) -> T5Config:

@@ -61,11 +61,22 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
     return dict(state)
 
 
-def save_tensors(state: Mapping[str, Tensor], path: str | Path) -> None:
-    """Write a state dict as `.safetensors`, which `load_tensors` reads back."""
+def save_tensors(state: Mapping[str, Tensor], path: str | Path, notes: Mapping[str, str] | None = None) -> None:
+    """Write a state dict as `.safetensors`, which `load_tensors` reads back, and `load_notes` the notes beside it."""
     from safetensors.torch import save_file
 
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, path)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    save_file(tensors, path, None if notes is None else dict(notes))
+
+
+def load_notes(path: str | Path) -> dict[str, str]:
+    """The metadata of a `.safetensors` file that `load_tensors` has read; none in a file of another kind."""
+    if Path(path).suffix != ".safetensors":
+        return {}
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
 
 
 def _download(repository: str, name: str) -> Path:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from ...datasets.ahead import default_workers, ordered_map
 from ...datasets.group import Group
-from ...datasets.parquet import Written, write_groups
+from ...datasets.parquet import Written, own_shards, write_groups
 from ...datasets.skips import BAD_ROW, SkipLog, Skipped
 from ...errors import UserError
 from ..scorer import Scorer
@@ -113,7 +113,8 @@ def label_scored(
         combination: a name in `ensemble.COMBINATIONS`.
         weights: by scorer; see `Ensemble`.
         prompts: see `open_rows`.
-        mode: "new" refuses a folder that holds anything; "overwrite" replaces the groups in it.
+        mode: "new" refuses a folder that holds anything; "overwrite" replaces the shards in it, and refuses other
+            Parquet files; the old shards go as soon as the first group is made.
         workers: threads that read and check pictures.
         advance: called with a stage's name, prompts done and prompts in all.
 
@@ -191,6 +192,8 @@ def _require_room(source: str | Path, out: Path, mode: Mode) -> None:
         raise UserError(f"{out} is a file: name a folder for the groups")
     if mode == "new" and out.is_dir() and any(out.iterdir()):
         raise UserError(f"{out} is not empty: name another folder, or ask to overwrite it")
+    if mode == "overwrite":
+        own_shards(out)
 
 
 def _name(source: str | Path) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -21,6 +23,7 @@ from ..weights import find_weights, load_tensors, save_tensors
 from .recipe import BlipConfig
 
 WEIGHTS_FILE = "imagereward.safetensors"
+CONFIG_FILE = "med_config.json"
 _HEAD_WIDTHS = (1024, 128, 64, 16, 1)
 _DROPOUT = {1: 0.2, 3: 0.2, 5: 0.1}  # by place in the head, as the authors train it
 _BERT = "bert-base-uncased"
@@ -73,11 +76,13 @@ class BlipLearner:
 
     Args:
         own_tokenizer: whether the tokenizer is another than BERT's, and goes with the weights.
+        med_config: how the text tower is not built like BERT, which goes with the weights too.
     """
 
     network: BlipNetwork
     prompts: BlipPrompts
     own_tokenizer: bool
+    med_config: Mapping[str, Any]
 
     def prepare(self, picture: Image.Image) -> Tensor:
         """See `Learner`: the normalised middle square."""
@@ -92,7 +97,7 @@ class BlipLearner:
         return {"ids": ids, "mask": mask}
 
     def save(self, folder: Path) -> None:
-        """See `Learner`: one file with ImageReward's keys."""
+        """See `Learner`: one file with ImageReward's keys, beside it what its scorer needs to open it."""
         network = self.network
         state = {f"{VISION}{name}": tensor for name, tensor in network.vision.state_dict().items()}
         state |= {f"{TEXT}{name}": tensor for name, tensor in network.text.state_dict().items()}
@@ -102,10 +107,13 @@ class BlipLearner:
         save_tensors(official, folder / WEIGHTS_FILE)
         if self.own_tokenizer:
             self.prompts.tokenizer.save_pretrained(folder)
+        if self.med_config:
+            (folder / CONFIG_FILE).write_text(json.dumps(self.med_config), encoding="utf-8")
 
     def how_to_score(self, folder: Path) -> str:
         """See `Learner`."""
         own = f" --weights imagereward.tokenizer={folder}" if self.own_tokenizer else ""
+        own += f" --weights imagereward.config={folder / CONFIG_FILE}" if self.med_config else ""
         return f"--with imagereward --weights imagereward={folder / WEIGHTS_FILE}{own}"
 
 
@@ -121,8 +129,9 @@ def open_blip_learner(config: BlipConfig, seed: int) -> BlipLearner:
     file = find_weights(config.path, REPOSITORY, FILE)
     state = rename_imagereward(with_head(load_tensors(file), seed), str(file))
     state = {name: tensor.float() for name, tensor in state.items()}
+    med_config = read_config(config.config)
     try:
-        vision, text = build_towers(state, read_config(config.config))
+        vision, text = build_towers(state, med_config)
         head = Head({name.removeprefix("mlp."): tensor for name, tensor in state.items() if name.startswith("mlp.")})
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
@@ -132,7 +141,8 @@ def open_blip_learner(config: BlipConfig, seed: int) -> BlipLearner:
             module.p = config.dropout
     train_upper(vision, text, config.frozen)
     prompts = open_blip_prompts(config.tokenizer or _BERT, text.config.vocab_size, "imagereward")
-    return BlipLearner(BlipNetwork(vision, text, head), prompts, own_tokenizer=config.tokenizer is not None)
+    own = config.tokenizer is not None
+    return BlipLearner(BlipNetwork(vision, text, head), prompts, own_tokenizer=own, med_config=med_config)
 
 
 def with_head(state: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:

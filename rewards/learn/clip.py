@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -16,6 +17,7 @@ from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 from ...errors import UserError
 from ..clip_keys import Heads, to_open_clip
 from ..clip_tower import ClipTower, projected
+from ..hps import HEADS_NOTE, told_heads
 from ..pixels import centre_crop, letterbox
 from ..quiet import quiet
 from ..weights import load_tensors, save_tensors
@@ -96,7 +98,9 @@ class ClipLearner:
         if self.tokenizer is not None:
             CLIPTokenizer.from_pretrained(self.tokenizer).save_pretrained(folder)
         if self.layout == "hpsv2":
-            save_tensors(to_open_clip(model.state_dict()), folder / HPSV2_FILE)
+            config: Any = model.config
+            heads = f"{config.text_config.num_attention_heads},{config.vision_config.num_attention_heads}"
+            save_tensors(to_open_clip(model.state_dict()), folder / HPSV2_FILE, {HEADS_NOTE: heads})
             return
         with quiet():
             model.save_pretrained(folder)
@@ -127,8 +131,9 @@ def open_clip_learner(config: ClipConfig) -> ClipLearner:
                 "model.tokenizer is missing: PickScore's layout holds a tokenizer, and an open_clip file does not; "
                 "give one for CLIP's vocabulary, such as openai/clip-vit-large-patch14"
             )
-        heads = Heads(config.heads.text, config.heads.vision)
-        tower = ClipTower.from_open_clip(load_tensors(path), heads, "gelu", tokenizer, source=str(path))
+        state = load_tensors(path)
+        heads = told_heads(path) or Heads(config.heads.text, config.heads.vision)
+        tower = ClipTower.from_open_clip(state, heads, "gelu", tokenizer, source=str(path))
     else:
         tokenizer = tokenizer or str(path if path.exists() else config.path)
         tower = ClipTower.open(config.path, "gelu", tokenizer)

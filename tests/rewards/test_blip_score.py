@@ -92,6 +92,19 @@ def test_pictures_are_squeezed_as_transformers_does_it(folder):
     torch.testing.assert_close(open_blip_itc(folder).prepare(picture), expected, atol=1e-6, rtol=0)
 
 
+def test_tensors_are_squeezed_as_pictures_are_and_gradients_reach_them(folder):
+    levels = torch.randint(0, 256, (2, 3, 50, 90), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    reward = open_blip_itc(folder)
+    images = (levels / 255).requires_grad_()
+    pixels = reward.prepare_tensor(images)
+    pictures = [Image.fromarray(one.permute(1, 2, 0).numpy()) for one in levels]
+    wanted = torch.stack([reward.prepare(picture) for picture in pictures])
+    torch.testing.assert_close(pixels, wanted, atol=0.02, rtol=0)  # one level is 1 / 255 / 0.26 = 0.015
+    reward.score_pixels(["blue", "red"], pixels).sum().backward()
+    assert images.grad is not None
+    assert (images.grad.flatten(1).abs().amax(dim=1) > 1e-6).all()
+
+
 @pytest.mark.parametrize("name", OPENERS)
 def test_a_broken_picture_is_nan_with_its_reason(folder, name):
     file = io.BytesIO()

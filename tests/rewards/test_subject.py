@@ -17,6 +17,7 @@ from palate.rewards.clip_score import ClipScore, open_clip_score
 from palate.rewards.harmonic import LambdaHarmonic, harmonic_mean, open_lambda_harmonic
 from palate.rewards.pickscore import open_pickscore
 from palate.rewards.references import open_references
+from palate.rewards.registry import open_reward
 from palate.rewards.reward import Failure, PixelReward
 from palate.rewards.scorer import scorer_of
 
@@ -171,6 +172,13 @@ def test_lambda_harmonic_of_two_models_gives_each_its_own_pixels(gelu_folder, qu
 
     with pytest.raises(UserError, match="pickscore gives values outside"):
         LambdaHarmonic(text, clip_i).score(["a"], [wide])
+
+
+@pytest.mark.parametrize("name", ["clip_i", "lambda_harmonic"])
+def test_without_a_subject_the_option_is_told(name, quick_gelu_folder):
+    told = rf"^{name} needs pictures of its subject; give a folder of them: --weights {name}\.references=DIR$"
+    with pytest.raises(UserError, match=told):
+        open_reward(name, weights=quick_gelu_folder)
 
 
 def test_models_of_two_sizes_are_told(clip_i, quick_gelu_folder):

@@ -20,6 +20,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, T5Config, T5ForCondi
 
 from palate.errors import UserError
 from palate.rewards.clip_t5_model import VISION, build_clip_t5
+from palate.rewards.registry import open_reward
 from palate.rewards.reward import Failure, PixelReward
 from palate.rewards.vqascore import VqaScore, open_vqascore, pad_to_square
 
@@ -123,6 +124,11 @@ def folder(tmp_path_factory, parts) -> Path:
 @pytest.fixture(scope="module")
 def reward(folder, tokenizer) -> VqaScore:
     return open_vqascore(folder, tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize("name", ["vqascore", "vqascore_xl"])
+def test_it_is_called_as_the_zoo_calls_it(folder, tokenizer, name):
+    assert open_reward(name, weights=folder, tokenizer=tokenizer, dtype=torch.float32).name == name
 
 
 def random_pixels(n: int) -> Tensor:

@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import save_file
 
 from palate.errors import UserError
-from palate.rewards.weights import find_weights, load_tensors
+from palate.rewards.weights import find_weights, load_notes, load_tensors, save_tensors
 
 STATE = {"a": torch.arange(3.0), "b": torch.ones(2, dtype=torch.float16)}
 
@@ -24,6 +24,15 @@ def test_both_formats_and_the_wrapped_one_are_read(tmp_path):
     torch.save(STATE, tmp_path / "x.pt")
     torch.save({"state_dict": STATE, "epoch": 3}, tmp_path / "wrapped.pt")
     assert all(same(load_tensors(tmp_path / name)) for name in ("x.safetensors", "x.pt", "wrapped.pt"))
+
+
+def test_notes_lie_beside_the_tensors(tmp_path):
+    save_tensors(STATE, tmp_path / "x.safetensors", {"heads": "4,2"})
+    assert same(load_tensors(tmp_path / "x.safetensors"))
+    assert load_notes(tmp_path / "x.safetensors") == {"heads": "4,2"}
+    save_tensors(STATE, tmp_path / "plain.safetensors")
+    torch.save(STATE, tmp_path / "x.pt")
+    assert load_notes(tmp_path / "plain.safetensors") == load_notes(tmp_path / "x.pt") == {}
 
 
 def test_code_in_a_pickle_is_not_run(tmp_path, capsys):

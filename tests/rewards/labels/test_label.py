@@ -196,6 +196,10 @@ def test_a_table_of_scores_may_be_anybodys_order(gallery, tmp_path):
         ({"out": "drawn/groups"}, "lies inside the source"),
         ({"out": "drawn"}, "is, or holds, the source itself"),
         ({"out": "used"}, "used is not empty: name another folder, or ask to overwrite it"),
+        (
+            {"out": "tables", "mode": "overwrite"},
+            r"tables holds votes\.parquet, which is no shard of palate's: move it",
+        ),
         ({"out": "file"}, "file is a file: name a folder for the groups"),
         ({"source": "loose"}, "loose has no prompts, and a group is one prompt's pictures"),
         ({"source": "absent"}, "absent does not exist"),
@@ -203,8 +207,10 @@ def test_a_table_of_scores_may_be_anybodys_order(gallery, tmp_path):
 )
 def test_a_mistake_is_told_before_anything_is_scored(gallery, tmp_path, monkeypatch, settings, told):
     monkeypatch.chdir(tmp_path)
-    for folder in ("used", "loose"):
+    for folder in ("used", "loose", "tables"):
         Path(folder).mkdir()
+    Path("tables/votes.parquet").touch()
+    for folder in ("used", "loose"):
         Image.new("RGB", (9, 9)).save(f"{folder}/a.png")
     Path("file").touch()
     before = sorted(tmp_path.rglob("*"))

@@ -13,6 +13,7 @@ from palate.rewards.imagereward import MEAN, STD, open_imagereward
 from palate.rewards.learn.blip import open_blip_learner, with_head
 from palate.rewards.learn.fit import fit_reward
 from palate.rewards.learn.recipe import BlipConfig, RewardRecipe
+from palate.rewards.registry import open_reward
 from palate.rewards.scoring.picture_file import read_picture
 from palate.rewards.weights import load_tensors
 from palate.training.recipe import check_recipe
@@ -84,6 +85,28 @@ def test_blips_own_checkpoint_gets_a_head_as_the_authors_draw_it(imagereward_fol
     torch.save({"model": {"text_encoder.x": torch.zeros(1)}}, tmp_path / "broken.pth")
     with pytest.raises(UserError, match=r"broken.pth has not the keys of ImageReward.pt"):
         open_blip_learner(BlipConfig(kind="blip", path=str(tmp_path / "broken.pth")), seed=0)
+
+
+@torch.no_grad()
+def test_another_text_towers_config_goes_with_the_weights(imagereward_folder, tmp_path):
+    start = tmp_path / "start.json"
+    start.write_text('{"num_attention_heads": 4, "hidden_act": "relu", "layer_norm_eps": 1e-05}')
+    learner = open_blip_learner(config(imagereward_folder, config=str(start)), seed=0)
+    start.unlink()  # the result needs nothing of the start
+    final = tmp_path / "final"
+    final.mkdir()
+    learner.save(final)
+    told = learner.how_to_score(final).split()
+    paths = dict(part.split("=", 1) for part in told if "=" in part)
+    assert paths.keys() == {"imagereward", "imagereward.tokenizer", "imagereward.config"}
+    assets = {key.partition(".")[2] or "weights": path for key, path in paths.items()}
+    seen = pictures(3)
+    pixels = torch.stack([learner.prepare(picture) for picture in seen])
+    raw = learner.network.eval()(learner.read(PROMPTS), pixels, torch.arange(3))
+    scores = open_reward("imagereward", **assets).score(PROMPTS, seen)
+    np.testing.assert_allclose((raw.numpy() - MEAN) / STD, scores, rtol=0, atol=1e-5)
+    plain = open_imagereward(assets["weights"], tokenizer=assets["tokenizer"]).score(PROMPTS, seen)
+    assert np.abs(plain - scores).max() > 1e-3
 
 
 def test_a_recipe_trains_it_and_imagereward_opens_the_result(imagereward_folder, make_groups, tmp_path):

@@ -15,11 +15,10 @@ from safetensors.torch import load_file, save_file
 from palate.datasets.group import Group
 from palate.datasets.parquet import write_groups
 from palate.errors import UserError
-from palate.rewards.clip_keys import Heads
-from palate.rewards.hps import open_hps
 from palate.rewards.learn.fit import REPORT, fit_reward
 from palate.rewards.learn.recipe import RewardRecipe
 from palate.rewards.pickscore import open_pickscore
+from palate.rewards.registry import open_reward
 from palate.training.recipe import check_recipe
 from palate.training.run_folder import Summary
 from palate.training.trackers import read_metrics
@@ -113,13 +112,13 @@ def test_hpsv2s_layout_is_opened_by_hpsv2_and_gives_the_cosine(clip_folder, grou
     file = summary.final / "hpsv2.safetensors"
     assert f"--weights hpsv2.1={file}" in said[-1]
     prompts, pictures, labels = walls
-    reward = open_hps("v2.1", file, tokenizer=summary.final, heads=Heads(2, 2))
+    reward = open_reward("hpsv2.1", weights=file, tokenizer=summary.final)
     scores = reward.score(prompts, pictures)
     assert np.abs(scores).max() <= 1
     assert (scores.reshape(-1, 3).argmax(axis=1) == np.argmax(labels, axis=1)).mean() >= 0.9
     assert reward.tower.scale.item() <= 12.001
     # An open_clip file is a start as well, here for PickScore's layout.
-    again = {"layout": "pickscore", "tokenizer": str(summary.final), "heads": {"text": 2, "vision": 2}}
+    again = {"layout": "pickscore", "tokenizer": str(summary.final)}
     same, _ = run(tmp_path / "again", file, groups, "training.steps=1", "training.learning_rate=1e-12", **again)
     picked = open_pickscore(same.final).score(prompts, pictures)
     np.testing.assert_allclose(picked, scores * reward.tower.scale.item(), rtol=0, atol=1e-4)
