@@ -45,6 +45,7 @@ _PATH = {"weights": "path", "tokenizer": "tokenizer"}
 _WEIGHTS = {"weights": "weights", "tokenizer": "tokenizer"}
 _CLIP_L, _BLIP = "openai/clip-vit-large-patch14", "Salesforce/blip-itm-large-coco"
 _VLM = {"weights": "path", "processor": "processor", "template": "template"}
+_JUDGE = {**_VLM, "aspect": "aspect"}
 _CLIP_B = "openai/clip-vit-base-patch32"
 _NOT_STATED = "not stated (code MIT)"
 
@@ -183,7 +184,7 @@ ENTRIES: tuple[Entry, ...] = (
         memory_gb=16.6,
         dtype="bfloat16",
         weights="Qwen/Qwen2.5-VL-7B-Instruct",
-        assets=_VLM,
+        assets=_JUDGE,
         preset={"rubric": "plain", "name": "vlm_judge"},
     ),
     Entry(
@@ -194,7 +195,7 @@ ENTRIES: tuple[Entry, ...] = (
         memory_gb=16.6,
         dtype="bfloat16",
         weights="Qwen/Qwen2.5-VL-7B-Instruct",
-        assets=_VLM,
+        assets=_JUDGE,
         preset={"rubric": "visionprefer", "name": "visionprefer_judge"},
     ),
     Entry(
@@ -205,7 +206,7 @@ ENTRIES: tuple[Entry, ...] = (
         memory_gb=16.6,
         dtype="bfloat16",
         weights="CodeGoat24/UnifiedReward-qwen-7b",
-        assets=_VLM,
+        assets=_JUDGE,
         preset={"rubric": "unifiedreward", "name": "unifiedreward"},
     ),
     Entry(
@@ -216,7 +217,7 @@ ENTRIES: tuple[Entry, ...] = (
         memory_gb=16.6,
         dtype="bfloat16",
         weights="CodeGoat24/UnifiedReward-2.0-qwen-7b",
-        assets=_VLM,
+        assets=_JUDGE,
         preset={"rubric": "unifiedreward2", "name": "unifiedreward2"},
     ),
     Entry(

@@ -23,12 +23,14 @@ class Limits:
     images      in one request
     requests    that are read, wait or are scored at once
     characters  of one prompt: reading a prompt of megabytes would hold up everybody
+    seconds     that a body may take to arrive: those that stall would keep everybody else's places
     """
 
     bytes: int = 64 * 2**20
     images: int = 256
     requests: int = 32
     characters: int = 10_000
+    seconds: float = 120.0
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ async def read_request(request: Request, limits: Limits, known: Sequence[str]) -
         known: the scorers that can be asked for, and those that are where none is named.
 
     Raises:
-        HTTPException: 413 too large, 415 neither JSON nor a form, 422 not what is expected; with one line.
+        HTTPException: 408 too slow, 413 too large, 415 neither JSON nor a form, 422 not what is expected; one line.
         ClientDisconnect: the client went away.
     """
     length = request.headers.get("content-length", "")
@@ -128,10 +130,14 @@ def _require_few(images: Sequence[object], limits: Limits) -> None:
 def _bounded(receive: Receive, limits: Limits) -> Receive:
     """The body as it comes, until it is too long: the length that a client declares may be missing."""
     read = 0
+    end = asyncio.get_running_loop().time() + limits.seconds
 
     async def bounded() -> Message:
         nonlocal read
-        message = await receive()
+        try:
+            message = await asyncio.wait_for(receive(), end - asyncio.get_running_loop().time())
+        except asyncio.TimeoutError:
+            raise HTTPException(408, f"the body did not arrive within {limits.seconds:g} s; send it again") from None
         read += len(message.get("body", b""))
         if read > limits.bytes:
             raise _too_large(limits)

@@ -359,3 +359,15 @@ def test_a_body_without_a_length_is_read_up_to_the_limit_only():
     sent = asyncio.run(run([part] * 1000))
     assert (sent[0]["status"], b"more than 1,000 bytes" in sent[1]["body"]) == (413, True)
     assert asyncio.run(run([part, {"type": "http.disconnect"}]))[0]["status"] == 499
+
+
+def test_a_body_that_stalls_gives_its_place_back():
+    app = create_app([width_of()], limits=Limits(seconds=0.2))
+    part = {"type": "http.request", "body": b"x", "more_body": True}
+
+    async def run():
+        async with app.router.lifespan_context(app):
+            return await asyncio.wait_for(call(app, [part]), 10)
+
+    sent = asyncio.run(run())
+    assert (sent[0]["status"], b"did not arrive within 0.2 s" in sent[1]["body"]) == (408, True)
