@@ -51,9 +51,12 @@ def make_groups():
     return build_groups
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _one_thread() -> Iterator[None]:
-    """A forked child would wait for the threads that OpenMP had in its parent."""
+    """Sums over more threads end in other bits, and a forked child would wait for the threads of its parent.
+
+    For the module, so that it comes before the module's runs.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -130,7 +130,7 @@ def test_a_tiny_clip_gives_every_client_what_it_gives_alone(gelu_folder):
         with ThreadPoolExecutor(6) as clients:
             answers = list(clients.map(ask, range(6)))
     for start, answer in enumerate(answers):
-        assert answer["pickscore"] == pytest.approx(alone[start::6], rel=1e-6, abs=1e-5)
+        assert answer["pickscore"] == pytest.approx(alone[start::6], abs=1e-4)  # 1e-6 of the cosine, times 100
     assert sum(sizes) == 24
     assert max(sizes) == 8  # two clients' pictures at least
 
