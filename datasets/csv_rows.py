@@ -29,7 +29,8 @@ def read_csv_rows(
             header = lines.readline()
             lines.seek(0)
             tabs = file.suffix.lower() == ".tsv"
-            reader = csv.DictReader(lines, delimiter="\t" if tabs else max(",;\t", key=header.count))
+            # strict: a quote that is never closed would take the rest of the file into one cell
+            reader = csv.DictReader(lines, delimiter="\t" if tabs else max(",;\t", key=header.count), strict=True)
             if reader.fieldnames is None:
                 return
             if on_header is not None:
@@ -44,4 +45,4 @@ def read_csv_rows(
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is not UTF-8 text: save it as UTF-8") from error
     except csv.Error as error:
-        raise UserError(f"{file} is not a readable table: {error}") from error
+        raise UserError(f"{file} is not a readable table: {error}; is there a quote that is not closed?") from error

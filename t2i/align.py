@@ -18,6 +18,7 @@ from ..training.refuse import refuse_early, require_folder
 from ..training.run_folder import (
     RunFolder,
     Summary,
+    keep_data,
     keep_weights,
     require_same_data,
     require_same_recipe,
@@ -78,10 +79,12 @@ def align(recipe: Recipe, say: Say = print, advance: Advance | None = None) -> S
         prepared = prepare(model, recipe.data, method, recipe.training.seed, say, advance)
         plan = prepared.train
         _refuse_lone(recipe, method, plan, state.num_processes)
-        require_same_data(run, {"hash": plan.data_hash, "groups": len(plan)})
+        data = {"hash": plan.data_hash, "groups": len(plan)}
+        require_same_data(run, data)
         conditions = _encode_validation(model, recipe)
     policy = make_policy(model, recipe.model, recipe.training.seed)
     if state.is_main_process:
+        keep_data(run, data)  # not before: a start that fails leaves nothing behind
         keep_weights(run, weights, model.checkpoint.path)
     network: Any = policy.network
     if recompute:

@@ -150,20 +150,27 @@ def require_same_recipe(
     return stored
 
 
-def require_same_data(folder: RunFolder, data: dict[str, Any]) -> None:
-    """Keep what a run's data is (`hash`, `groups`, ...); raise UserError if the folder's run began with other data."""
+def keep_data(folder: RunFolder, data: dict[str, Any]) -> None:
+    """Write down what a run's data is (`hash`, `groups`, ...); raises what `require_same_data` raises."""
+    if not require_same_data(folder, data):
+        create(folder.path)
+        write_json(folder.data, data)
+
+
+def require_same_data(folder: RunFolder, data: dict[str, Any]) -> bool:
+    """Whether it is known what data the folder's run began with; raise UserError if these are others."""
     try:
         stored = json.loads(folder.data.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):  # `create` says what a file in the way is
-        stored = None
+        return False
     if not isinstance(stored, dict):
-        create(folder.path)
-        write_json(folder.data, data)
-    elif stored.get("hash") != data["hash"]:
+        return False
+    if stored.get("hash") != data["hash"]:
         raise UserError(
             f"{folder.path} holds a run on other data ({stored.get('groups')} groups then, {data['groups']} now, or "
             "other pictures or labels); choose another output folder, or bring the old data back to resume that run"
         )
+    return True
 
 
 def keep_weights(folder: RunFolder, fingerprint: str, path: str) -> None:

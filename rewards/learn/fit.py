@@ -21,7 +21,7 @@ from ...training.early_stop import require_metric
 from ...training.loop import train
 from ...training.processes import process_state
 from ...training.refuse import refuse_early
-from ...training.run_folder import RunFolder, Summary, keep_weights, require_same_data, require_same_recipe
+from ...training.run_folder import RunFolder, Summary, keep_data, keep_weights, require_same_recipe
 from .held_out import table
 from .learner import Learner
 from .losses import LOSSES, PairLoss, btt_loss
@@ -59,7 +59,7 @@ def fit_reward(recipe: RewardRecipe, say: Say = print, advance: Advance | None =
         train_plan, held_out = _plans(recipe.data, pair_loss, learner, say, advance or _ignore_progress)
         data_hash = digest(train_plan.data_hash, held_out.data_hash if held_out else "")
         run = RunFolder(folder)
-        require_same_data(run, {"hash": data_hash, "groups": len(train_plan)})
+        keep_data(run, {"hash": data_hash, "groups": len(train_plan)})
         keep_weights(run, fingerprint(learner.network), recipe.model.path or "the hub's weights")
     task = RewardTask(
         learner=learner,

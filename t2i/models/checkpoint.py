@@ -53,6 +53,8 @@ class Checkpoint:
             return
         for part in ("vae", self.family.network, *filter(self.has, self.family.text_encoders)):
             self._require_whole_weights(part)
+        if self.variant and not any(map(self.variant_of, ("vae", self.family.network, *self.family.text_encoders))):
+            raise UserError(f"{self.path} has no weights of the variant {self.variant}; leave the variant out")
         for part in filter(self.has, self.family.tokenizers):
             _require_vocabulary(folder / part)
 

@@ -182,3 +182,10 @@ def test_a_number_as_source_or_rater_is_its_text(folder):
 def test_blank_cells_at_the_end_of_a_row_are_nothing(folder):
     (folder / "pairs.csv").write_text("prompt,chosen,rejected\np,a.png,c.png, ,\n")
     assert [group.prompt for group in read_table(folder)] == ["p"]
+
+
+def test_a_quote_that_is_never_closed_does_not_swallow_the_rest(folder):
+    lines = ["chosen,rejected,prompt", "a.png,c.png,one", 'a.png,c.png,"two', "a.png,c.png,three"]
+    (folder / "pairs.csv").write_text("\n".join(lines))
+    with pytest.raises(UserError, match="is there a quote that is not closed"):
+        list(read_table(folder))

@@ -25,7 +25,7 @@ from palate.t2i.models.model import TextToImageModel
 from palate.t2i.plan import make_plan
 from palate.t2i.prepare import open_store, split_by_prompt
 from palate.t2i.recipe import DataConfig
-from palate.training.run_folder import RunFolder, keep_weights, require_same_data, require_same_weights
+from palate.training.run_folder import RunFolder, keep_data, keep_weights, require_same_data, require_same_weights
 
 
 def quiet(line: str) -> None:
@@ -161,8 +161,9 @@ def test_added_pictures_of_two_folders_are_seen(tmp_path, shape_groups):
 
 def test_a_run_goes_on_with_its_own_data_only(tmp_path):
     folder = RunFolder(tmp_path / "run")
-    require_same_data(folder, {"hash": "a", "groups": 4})
-    require_same_data(folder, {"hash": "a", "groups": 4})
+    assert not require_same_data(folder, {"hash": "a", "groups": 4})  # nothing is known of a run that did not begin
+    keep_data(folder, {"hash": "a", "groups": 4})
+    keep_data(folder, {"hash": "a", "groups": 4})
     with pytest.raises(UserError, match=r"other data \(4 groups then, 5 now.*another output folder"):
         require_same_data(folder, {"hash": "b", "groups": 5})
     assert json.loads(folder.data.read_text())["hash"] == "a"
@@ -304,6 +305,11 @@ def test_weights_of_another_variant_are_named(tmp_path):
         find_checkpoint(str(tmp_path / "model")).require_whole()
     with pytest.raises(UserError, match=r"variant fp16, not fp32"):
         find_checkpoint(str(tmp_path / "model"), variant="fp32").require_whole()
+
+
+def test_a_variant_that_no_part_has_is_refused():
+    with pytest.raises(UserError, match="has no weights of the variant fp16; leave the variant out"):
+        find_checkpoint("tiny-sdxl", variant="fp16").require_whole()
 
 
 def test_a_part_without_the_variant_is_taken_as_it_is(tmp_path):
