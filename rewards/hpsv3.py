@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import Literal
 
 import numpy as np
@@ -16,12 +15,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..datasets.ahead import default_workers, ordered_map
 from ..errors import UserError
 from .hpsv3_model import EMBEDDING, Hpsv3Network, build_hpsv3, read_hpsv3_config
 from .hpsv3_prompts import Hpsv3Prompts, open_hpsv3_prompts
 from .qwen_pixels import MERGE, PATCH, fit, patches
-from .reward import Failure, report_failure, require_pairs
+from .reward import Failure, prepared, report_failure, require_pairs
 from .weights import find_weights, load_tensors
 
 REPOSITORY, FILE = "MizzenAI/HPSv3", "HPSv3.safetensors"
@@ -97,15 +95,6 @@ class Hpsv3:
         require_pairs(prompts, media)
         values = np.full((len(prompts), 2), np.nan, dtype=np.float32)
         reasons = {index: fault for index, prompt in enumerate(prompts) if (fault := self.prompts.fault(prompt))}
-        locks = {id(medium): Lock() for medium in media}  # two threads must not decode the same picture
-
-        def prepare(index: int) -> Tensor | None:
-            try:
-                with locks[id(media[index])]:
-                    return self.prepare(media[index])
-            except (ValueError, OSError) as error:
-                reasons[index] = str(error) or type(error).__name__
-                return None
 
         def run(batch: dict[int, Tensor]) -> None:
             with torch.no_grad():
@@ -116,9 +105,8 @@ class Hpsv3:
         # Prompts of a length go together, so that little is padded.
         order = sorted((index for index in range(len(prompts)) if index not in reasons), key=lambda i: len(prompts[i]))
         batch: dict[int, Tensor] = {}
-        for index, pixels in ordered_map(prepare, order, default_workers()):
-            if pixels is not None:
-                batch[index] = pixels
+        for index, pixels in prepared(self.prepare, media, order, reasons):
+            batch[index] = pixels
             if len(batch) == self.batch_size:
                 run(batch)
                 batch = {}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from threading import Lock
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -16,6 +16,7 @@ from ..datasets.ahead import default_workers, ordered_map
 if TYPE_CHECKING:
     from torch import Tensor
 
+T = TypeVar("T")
 Modality = Literal["image", "audio", "text"]
 _log = logging.getLogger(__name__)
 
@@ -156,15 +157,6 @@ def score_prepared(
     require_pairs(prompts, media)
     scores = np.full(len(prompts), np.nan, dtype=np.float32)
     reasons: dict[int, str] = {}
-    locks = {id(medium): Lock() for medium in media}  # two threads must not decode the same picture
-
-    def prepare(index: int) -> Tensor | None:
-        try:
-            with locks[id(media[index])]:
-                return reward.prepare(media[index])
-        except (ValueError, OSError) as error:
-            reasons[index] = str(error) or type(error).__name__
-            return None
 
     def score(batch: list[tuple[int, Tensor]]) -> None:
         indices = [index for index, _ in batch]
@@ -177,9 +169,8 @@ def score_prepared(
     rank = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
     order = sorted(range(len(prompts)), key=lambda index: rank[prompts[index]])
     batch: list[tuple[int, Tensor]] = []
-    for index, pixels in ordered_map(prepare, order, default_workers()):
-        if pixels is not None:
-            batch.append((index, pixels))
+    for index, pixels in prepared(reward.prepare, media, order, reasons):
+        batch.append((index, pixels))
         if len(batch) == batch_size:
             score(batch)
             batch = []
@@ -188,6 +179,28 @@ def score_prepared(
     for index in sorted(reasons):
         report_failure(Failure(index, reasons[index]), failures)
     return scores
+
+
+def prepared(
+    prepare: Callable[[Image.Image], T], media: Sequence[Image.Image], order: Iterable[int], reasons: dict[int, str]
+) -> Iterator[tuple[int, T]]:
+    """Yield (index, prepare(media[index])) in `order`, done in threads.
+
+    What it refuses with an OSError or a ValueError is left out, with the message under its index in `reasons`.
+    """
+    locks = {id(medium): Lock() for medium in media}  # two threads must not decode the same picture
+
+    def one(index: int) -> T | None:
+        try:
+            with locks[id(media[index])]:
+                return prepare(media[index])
+        except (ValueError, OSError) as error:
+            reasons[index] = str(error) or type(error).__name__
+            return None
+
+    for index, value in ordered_map(one, order, default_workers()):
+        if value is not None:
+            yield index, value
 
 
 def require_pairs(prompts: Sized, media: Sized) -> None:

@@ -159,11 +159,8 @@ def keep_data(folder: RunFolder, data: dict[str, Any]) -> None:
 
 def require_same_data(folder: RunFolder, data: dict[str, Any]) -> bool:
     """Whether it is known what data the folder's run began with; raise UserError if these are others."""
-    try:
-        stored = json.loads(folder.data.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # `create` says what a file in the way is
-        return False
-    if not isinstance(stored, dict):
+    stored = _begun_with(folder.data)
+    if stored is None:
         return False
     if stored.get("hash") != data["hash"]:
         raise UserError(
@@ -182,11 +179,8 @@ def keep_weights(folder: RunFolder, fingerprint: str, path: str) -> None:
 
 def require_same_weights(folder: RunFolder, fingerprint: str, path: str) -> bool:
     """Whether it is known which weights the folder's run began from; raise UserError if these are others."""
-    try:
-        stored = json.loads(folder.base.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # `create` says what a file in the way is
-        return False
-    if not isinstance(stored, dict):
+    stored = _begun_with(folder.base)
+    if stored is None:
         return False
     if stored.get("weights") != fingerprint:
         raise UserError(
@@ -194,6 +188,15 @@ def require_same_weights(folder: RunFolder, fingerprint: str, path: str) -> bool
             "choose another output folder, or bring the old weights back to resume that run"
         )
     return True
+
+
+def _begun_with(file: Path) -> dict[str, Any] | None:
+    """What was written down when a run began; None where there is nothing, or it is damaged."""
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # `create` says what a file in the way is
+        return None
+    return stored if isinstance(stored, dict) else None
 
 
 def read_summary(folder: RunFolder) -> Summary | None:

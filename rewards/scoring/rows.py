@@ -222,9 +222,9 @@ def _with_prompts(rows: Rows, file: Path) -> Rows:
 
         return Rows(rows.source, read, True, rows.skipped)
     prompts = _mapping(file)
+    shared = Counter(Path(row.image).name for row in rows.read())
 
     def read_named() -> Iterator[Row]:
-        shared = Counter(Path(row.image).name for row in rows.read())
         for row in rows.read():
             name = Path(row.image).name  # stands for the picture where no other one is called so
             prompt = prompts.get(row.image, prompts.get(name, row.prompt) if shared[name] == 1 else row.prompt)

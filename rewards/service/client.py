@@ -9,16 +9,14 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
-from ...datasets.ahead import default_workers, ordered_map
 from ...datasets.images import damage
 from ...errors import PalateError, UserError
-from ..reward import Failure, report_failure, require_pairs
+from ..reward import Failure, prepared, report_failure, require_pairs
 from ..scorer import Scorer
 from .connection import HttpService
 
@@ -60,17 +58,14 @@ class RemoteReward:
         require_pairs(prompts, media)
         scores = np.full(len(prompts), np.nan, dtype=np.float32)
         reasons: dict[int, str] = {}
-        locks = {id(medium): Lock() for medium in media}  # two threads must not decode the same picture
 
-        def encode(index: int) -> bytes | None:
+        def encode(picture: Image.Image) -> bytes:
             try:
-                with locks[id(media[index])]:
-                    return base64.b64encode(encoded(media[index]))
+                return base64.b64encode(encoded(picture))
             except MemoryError:
                 raise
             except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, struct.error, ...
-                reasons[index] = damage(error)
-                return None
+                raise ValueError(damage(error)) from error
 
         def ask(batch: list[tuple[int, bytes]]) -> None:
             answer = self._ask([prompts[index] for index, _ in batch], [image for _, image in batch])
@@ -82,9 +77,7 @@ class RemoteReward:
         batch: list[tuple[int, bytes]] = []
         whole = self.most_bytes - 1000  # names and brackets
         room = whole
-        for index, image in ordered_map(encode, range(len(prompts)), default_workers()):
-            if image is None:
-                continue
+        for index, image in prepared(encode, media, range(len(prompts)), reasons):
             size = len(image) + len(json.dumps(prompts[index])) + 6
             if size > whole:
                 reasons[index] = f"its {size:,} bytes are more than the service takes"
