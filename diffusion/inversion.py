@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .process import NoiseProcess, Predict, mix, widest_dtype
+from .transition import ancestral_std
 
 
 def inversion_grid(process: NoiseProcess, times: Tensor, steps: int, start: int | None = None) -> Tensor:
@@ -36,23 +37,44 @@ def invert(
     steps: int = 10,
     corrections: int = 0,
     start: int | None = None,
+    *,
+    average: bool = False,
+    eta: float = 0.0,
+    noise: Tensor | None = None,
 ) -> Tensor:
     """Carry `clean [n, ...]` up to x_t at exactly `times [n]` in `steps` deterministic steps, without gradients.
 
     DDIM inversion (arXiv 2010.02502, section 4.3) takes the prediction at the lower end of a step where the sampler
     will take it at the upper end, so sampling returns to `clean` only up to the step size. Each of the `corrections`
-    asks again at the upper end that was found and steps anew from the same lower end: a fixed-point iteration (its
-    averaged form is ReNoise, arXiv 2403.14602) whose limit `samplers.descend` undoes exactly along the same grid. It
-    converges where a step is short against the network's slope. Costs steps * (1 + corrections) network calls.
+    asks again at the upper end that was found and steps anew from the same lower end: a fixed-point iteration whose
+    limit `samplers.descend` undoes exactly along the same grid. It converges where a step is short against the
+    network's slope. Costs steps * (1 + corrections) network calls.
+
+    Args:
+        average: step with the mean of all noise estimates so far (ReNoise, arXiv 2403.14602), not with the last one.
+        eta: after each step, eta times the standard deviation of the sampler's own step from there is added (InPO,
+            arXiv 2503.18454), as `noise`; 0 adds nothing.
+        noise: standard normal, `[steps, n, ...]`; read where eta > 0.
     """
+    assert eta == 0 or noise is not None, "eta > 0 needs the noise of each step"
     noisy = clean
-    for lower, upper in pairwise(inversion_grid(process, times, steps, start).unbind(1)):
+    for number, (lower, upper) in enumerate(pairwise(inversion_grid(process, times, steps, start).unbind(1))):
         # The clean endpoint of a variance-preserving process is no timestep; the network hears of the nearest one.
         asked_lower, asked_upper = lower.clamp(min=0), upper.clamp(min=0)
         noise_hat = process.to_noise(predict(noisy, asked_lower), noisy, asked_lower)
         raised = _raise_with_noise(process, noisy, noise_hat, lower, upper)
+        estimates = [noise_hat]
         for _ in range(corrections):
-            raised = _undo_step(process, noisy, raised, predict(raised, asked_upper), lower, upper)
+            prediction = predict(raised, asked_upper)
+            if average:
+                estimates.append(process.to_noise(prediction, raised, asked_upper))
+                raised = _raise_with_noise(process, noisy, torch.stack(estimates).mean(0), lower, upper)
+            else:
+                raised = _undo_step(process, noisy, raised, prediction, lower, upper)
+        if eta > 0:
+            assert noise is not None
+            std = eta * ancestral_std(process, upper, lower)
+            raised = mix(torch.ones_like(std), raised, std, noise[number].to(raised))
         noisy = raised
     return noisy
 

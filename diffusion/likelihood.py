@@ -24,6 +24,36 @@ def denoising_error(prediction: Tensor, target: Tensor, reduction: Reduction = "
     return reduce_rows((target.to(wide) - prediction.to(wide)).square(), reduction)
 
 
+def residual_overlap(prediction: Tensor, target: Tensor, k: int, reduction: Reduction = "mean") -> Tensor:
+    """The product of the first and the last candidate's residual, over elements, `[B]`, without gradient.
+
+    Diffusion-SDPO's product of output gradients (arXiv 2511.03317), up to the factor that it has in common with the
+    winner's error. `prediction` and `target` are `[B * k, ...]`, k candidates of a group after each other.
+    """
+    residual = (prediction.detach().float() - target.float()).unflatten(0, (-1, k))
+    return reduce_rows(residual[:, 0] * residual[:, -1], reduction)
+
+
+def epsilon_weight(process: NoiseProcess, times: Tensor) -> Tensor:
+    """The factor `[n]` that makes an error in the network's own target one in the noise: |n - nhat|^2 = w |y - yhat|^2.
+
+    1 for epsilon, alpha^2 for v, (1 - s)^2 for a rectified flow, where beta w is Flow-DPO's beta_t (Liu et al. 2025,
+    arXiv 2501.13918).
+    """
+    alpha, sigma = process.levels(times)
+    p, q = process.target_weights(alpha, sigma)
+    return (alpha / (alpha * q - sigma * p)).square()
+
+
+def sigmoid_weight(process: NoiseProcess, times: Tensor, bias: float) -> Tensor:
+    """sigmoid(bias - lambda) `[n]`, lambda = log(alpha^2 / sigma^2): the weighting that CaPO takes with bias 1.5.
+
+    Hoogeboom et al. 2023 (arXiv 2301.11093) and Kingma and Gao 2023 (arXiv 2303.00848), for errors in the noise.
+    """
+    alpha, sigma = process.levels(times)
+    return torch.sigmoid(bias - 2 * (alpha.log() - sigma.log()))
+
+
 def denoising_errors(
     predict: Predict,
     process: NoiseProcess,

@@ -36,7 +36,7 @@ def transition(
     wide = torch.promote_types(noisy.dtype, torch.float32)
     noisy, prediction = noisy.to(wide), prediction.to(wide)
     alpha_s, sigma_s = process.levels(next_times)
-    q = eta * _ancestral_std(process, times, next_times)
+    q = eta * ancestral_std(process, times, next_times)
     direction = (sigma_s.square() - q.square()).clamp(min=0).sqrt()
     clean_hat = process.to_clean(prediction, noisy, times)
     noise_hat = process.to_noise(prediction, noisy, times)
@@ -77,8 +77,8 @@ def log_density(sample: Tensor, mean: Tensor, std: Tensor, reduction: Reduction 
     return reduce_rows(log_p, reduction)
 
 
-def _ancestral_std(process: NoiseProcess, times: Tensor, next_times: Tensor) -> Tensor:
-    """q `[n]` at eta = 1."""
+def ancestral_std(process: NoiseProcess, times: Tensor, next_times: Tensor) -> Tensor:
+    """q `[n]` at eta = 1: the standard deviation of q(x_s | x_t, x0)."""
     alpha_t, sigma_t = process.levels(times)
     alpha_s, sigma_s = process.levels(next_times)
     # 0 / 0 where s = t is pure noise or t is clean already; any finite ratio gives the right std there: zero.

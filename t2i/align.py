@@ -82,7 +82,7 @@ def align(recipe: Recipe, say: Say = print, advance: Advance | None = None) -> S
         data = {"hash": plan.data_hash, "groups": len(plan)}
         require_same_data(run, data)
         conditions = _encode_validation(model, recipe)
-    policy = make_policy(model, recipe.model, recipe.training.seed)
+    policy = make_policy(model, recipe.model, recipe.training.seed, method.needs_reference)
     if state.is_main_process:
         keep_data(run, data)  # not before: a start that fails leaves nothing behind
         keep_weights(run, weights, model.checkpoint.path)
@@ -100,6 +100,7 @@ def align(recipe: Recipe, say: Say = print, advance: Advance | None = None) -> S
         caption_dropout=recipe.data.caption_dropout,
         variants=recipe.data.variants,
         micro_batch=recipe.training.micro_batch,
+        visits=recipe.training.steps * recipe.training.batch_size,
         autocast={"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe.training.precision),
         draw_samples=_sampler(model, recipe, conditions) if conditions else None,
         flops_per_group=flops_per_pair(work) if device.type == "cuda" else None,
@@ -152,7 +153,9 @@ def _refuse_side(recipe: Recipe, model: TextToImageModel) -> None:
 def validation_numbers(method: Method, device: torch.device | str = "cpu") -> set[str]:
     """The names of a validation's numbers: an objective names the same ones in every call."""
     nothing = torch.zeros(1, method.fewest, device=device)
-    _, metrics = method.objective(nothing, nothing if method.needs_reference else None, nothing)
+    rows = {"drift": nothing, "overlap": nothing[:, 0], "progress": nothing[:, 0]}
+    extras = {name: rows[name] for name in method.reads}
+    _, metrics = method.objective(nothing, nothing if method.needs_reference else None, nothing, **extras)
     named = {*metrics, "loss"} | ({"temperature"} if method.temperature is not None else set())
     return named - {"accuracy_count"}  # the accuracy's weight, and no number of its own
 
@@ -167,13 +170,18 @@ def open_model(config: ModelConfig, precision: str, device: torch.device | str) 
     return TextToImageModel(checkpoint, getattr(torch, name), device, config.attention)
 
 
-def make_policy(model: TextToImageModel, config: ModelConfig, seed: int) -> Policy:
-    """Load the network and make the part of it trainable that the recipe names; `seed` draws a LoRA's start."""
+def make_policy(model: TextToImageModel, config: ModelConfig, seed: int, reference: bool = True) -> Policy:
+    """Load the network and make the part of it trainable that the recipe names.
+
+    Args:
+        seed: draws a LoRA's start.
+        reference: whether the method compares with one; full tuning keeps a copy of the weights for it.
+    """
     if config.tuning == "lora":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # peft draws from the global generator, on the CPU
             return LoraPolicy(model.network, model.checkpoint, config.lora)
-    return FullPolicy(model.network, model.checkpoint, config.reference)
+    return FullPolicy(model.network, model.checkpoint, config.reference, reference)
 
 
 def _elements(model: TextToImageModel, recipe: Recipe) -> int:

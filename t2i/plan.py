@@ -27,10 +27,13 @@ SCHEMA = pa.schema(
         "prompts": pa.list_(pa.string()),
         "labels": pa.list_(pa.float64()),
         "images": pa.list_(pa.string()),
+        "seeds": pa.list_(pa.int64()),
     }
 )
 TIE = "tie"
 TOO_FEW = "too few candidates"
+LACKS = {"captions": "no captions of their own", "seeds": "no generation seeds"}
+"""By what a method requires: why a group without it is left out."""
 _CHUNK = 1000  # groups; Arrow tables are built from this many rows at a time
 
 
@@ -43,6 +46,7 @@ class Entry:
     prompts  one per candidate: its own caption if it has one, else the group's prompt
     labels   one per candidate
     images   the hash of each candidate's bytes
+    seeds    what each candidate was generated from, None where unknown
     """
 
     row: int
@@ -50,6 +54,7 @@ class Entry:
     prompts: tuple[str, ...]
     labels: tuple[float, ...]
     images: tuple[str, ...]
+    seeds: tuple[int | None, ...]
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,8 @@ class Plan:
 
     def __getitem__(self, index: int) -> Entry:
         row = self.table.slice(index, 1).to_pylist()[0]
-        return Entry(row["row"], row["prompt"], tuple(row["prompts"]), tuple(row["labels"]), tuple(row["images"]))
+        lists = (tuple(row[name]) for name in ("prompts", "labels", "images", "seeds"))
+        return Entry(row["row"], row["prompt"], *lists)
 
     @property
     def size(self) -> int:
@@ -129,7 +135,8 @@ def _unusable(group: Group, fault: str | None, method: Method, ties: str) -> tup
         return TOO_FEW, f"{group.size}, {method.name} needs {method.fewest}"
     if group.is_tie and ties == "drop":
         return TIE, ""
-    return None
+    found = {"captions": group.captions is not None, "seeds": None not in (group.seed or (None,))}
+    return next(((LACKS[wanted], "") for wanted in sorted(method.requires) if not found[wanted]), None)
 
 
 def _row(number: int, group: Group, method: Method) -> dict[str, Any]:
@@ -142,6 +149,7 @@ def _row(number: int, group: Group, method: Method) -> dict[str, Any]:
         "prompts": [captions[i] for i in chosen],
         "labels": [group.labels[i] for i in chosen],
         "images": [digest(group.candidates[i]) for i in chosen],
+        "seeds": [group.seed[i] if group.seed else None for i in chosen],
     }
 
 
@@ -151,6 +159,10 @@ def _nothing_left(store: GroupStore, log: SkipLog, method: Method) -> str:
         return f"{where}: all are ties, and {method.name} learns from differences; label them again"
     if set(log.counts) == {TOO_FEW}:
         return f"{where}: {method.name} compares at least {method.fewest} candidates and these have fewer"
+    if set(log.counts) == {LACKS["captions"]}:
+        return f"{where}: {method.name} needs a caption for each candidate; `palate data captions` writes them"
+    if set(log.counts) == {LACKS["seeds"]}:
+        return f"{where}: {method.name} needs the seed that each picture was generated from"
     return f"{where}: {log.summary()}; `palate data check` lists them"
 
 

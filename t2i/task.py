@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..diffusion import Stream, denoising_error, generator_for
+from ..diffusion import Stream, denoising_error, generator_for, normal_noise
+from ..diffusion.likelihood import residual_overlap
 from ..training.task import Visit
-from .method import Method, corrupt, draw
+from .method import Method
 from .models.model import TextToImageModel
 from .models.policy import Policy
 from .plan import Plan
@@ -34,6 +36,7 @@ class AlignmentTask:
     caption_dropout: float = 0.0
     variants: int = 1
     micro_batch: int = 1
+    visits: int | None = None
     autocast: torch.dtype | None = None
     draw_samples: Callable[[nn.Module, Path, int], None] | None = None
     flops_per_group: float | None = None
@@ -56,16 +59,21 @@ class AlignmentTask:
         dropped = dropout and bool(torch.rand(1, generator=generator) < self.caption_dropout)
         prompts = [""] * len(entry.prompts) if dropped else entry.prompts
         item = self.prepared.source.item(entry, self.prepared.views(entry.row, variant), prompts)
-        draws = draw(self.method, self.model.process, self.seed, visit.position, len(entry.images), self._latent_shape)
-        return {**item, "labels": torch.tensor(entry.labels), "draws": draws}
+        draws = self.method.corruption.draw(
+            self.model.process, self.seed, visit.position, self._latent_shape, entry.seeds
+        )
+        # Places each candidate within its latent's posterior.
+        each = [generator_for(self.seed, Stream.POSTERIOR, visit.position, i) for i in range(len(entry.images))]
+        draws["posterior"] = normal_noise((len(each), *self._latent_shape), each)
+        progress = min(1.0, visit.position / self.visits) if self.visits and dropout else 0.0
+        return {**item, "labels": torch.tensor(entry.labels), "draws": draws, "progress": torch.tensor(progress)}
 
     def collate(self, items: list[dict[str, Any]]) -> dict[str, Any]:
         """A batch of items."""
         batch = self.prepared.source.collate(items)
-        batch["labels"] = torch.stack([item["labels"] for item in items])
-        draws = [item["draws"] for item in items]
-        batch |= {name: torch.stack([drawn[name] for drawn in draws]) for name in ("posterior", "noise")}
-        batch["times"] = torch.cat([drawn["times"] for drawn in draws])
+        batch |= {name: torch.stack([item[name] for item in items]) for name in ("labels", "progress")}
+        drawn = items[0]["draws"]
+        batch["draws"] = {name: torch.stack([item["draws"][name] for item in items]) for name in drawn}
         return batch
 
     def loss(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -73,30 +81,43 @@ class AlignmentTask:
         with torch.no_grad():
             batch = self.prepared.source.finish(batch)
             clean = self._sample_posterior(batch)
-        noisy, target, times = corrupt(self.model.process, clean, batch["noise"], batch["times"])
-        conditions = batch["conditions"]
+        method, process, conditions = self.method, self.model.process, batch["conditions"]
 
-        def errors(network: nn.Module) -> Tensor:
+        def ask(network: nn.Module, noisy: Tensor, times: Tensor) -> Tensor:
             dtype = next(network.parameters()).dtype  # a reference copy may be in lower precision
             # Accelerate's autocast reaches the trained network alone; a reference in another precision than the policy
             # would show a margin where there is none.
             with torch.autocast(noisy.device.type, self.autocast or dtype, enabled=self.autocast is not None):
-                prediction = self.model.predict(network, noisy.to(dtype), times, conditions)
-            return denoising_error(prediction, target, self.method.reduction).view(clean.shape[:2])
+                return self.model.predict(network, noisy.to(dtype), times, conditions)
 
+        noisy, target, times = method.corruption.apply(process, clean, batch["draws"], partial(ask, self.network))
         reference = None
-        if self.method.needs_reference:
+        if method.needs_reference:
             with torch.no_grad(), self.policy.reference() as network:
-                reference = errors(network)
-        loss, metrics = self.method.objective(errors(self.network), reference, batch["labels"])
-        if self.method.temperature is not None:
+                reference = ask(network, noisy, times)
+        prediction = ask(self.network, noisy, times)
+        weights = None if method.weighting is None else method.weighting(process, times).to(target)
+
+        def errors(answer: Tensor, truth: Tensor = target) -> Tensor:
+            rows = denoising_error(answer, truth, method.reduction)
+            return (rows if weights is None else weights * rows).view(clean.shape[:2])
+
+        extras: dict[str, Tensor] = {"progress": batch["progress"]} if "progress" in method.reads else {}
+        if "drift" in method.reads:
+            assert reference is not None, f"{method.name} reads the drift and has no reference"
+            extras["drift"] = errors(prediction, reference)
+        if "overlap" in method.reads:
+            extras["overlap"] = residual_overlap(prediction, target, clean.shape[1], method.reduction)
+        reference_errors = None if reference is None else errors(reference)
+        loss, metrics = method.objective(errors(prediction), reference_errors, batch["labels"], **extras)
+        if method.temperature is not None:
             # Filled on the device: a value sent there would make the host wait, one left here could not be stacked.
-            metrics["temperature"] = torch.full((), self.method.temperature, device=loss.device)
+            metrics["temperature"] = torch.full((), method.temperature, device=loss.device)
         return loss, metrics
 
     def _sample_posterior(self, batch: dict[str, Any]) -> Tensor:
         mean, std = batch["mean"], batch["std"]
-        return mean + std * batch["posterior"].to(mean)
+        return mean + std * batch["draws"]["posterior"].to(mean)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:

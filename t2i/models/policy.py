@@ -95,21 +95,28 @@ class LoraPolicy:
 class FullPolicy:
     """Every weight is trained; the reference is a frozen copy of the weights at the start."""
 
-    def __init__(self, network: Any, checkpoint: Checkpoint, settings: ReferenceSettings) -> None:
+    def __init__(
+        self, network: Any, checkpoint: Checkpoint, settings: ReferenceSettings, reference: bool = True
+    ) -> None:
+        """Args: reference: whether a copy is kept; without one `reference()` must not be called."""
         home = next(network.parameters()).device
         self._home = home
         self._offload = settings.device == "cpu" and home.type != "cpu"
-        frozen = copy.deepcopy(network).requires_grad_(False).eval()
-        if settings.dtype != "same":
-            frozen = frozen.to(getattr(torch, settings.dtype))
-        self._frozen = frozen.to("cpu") if self._offload else frozen
+        self._frozen = self._copy(network, settings) if reference else None
         self._checkpoint = checkpoint
         self._bare = network.float().requires_grad_(True)
         self.network: nn.Module = self._bare
 
+    def _copy(self, network: Any, settings: ReferenceSettings) -> nn.Module:
+        frozen = copy.deepcopy(network).requires_grad_(False).eval()
+        if settings.dtype != "same":
+            frozen = frozen.to(getattr(torch, settings.dtype))
+        return frozen.to("cpu") if self._offload else frozen
+
     @contextlib.contextmanager
     def reference(self) -> Iterator[nn.Module]:
         """The frozen copy, on the policy's device for as long as the context lasts."""
+        assert self._frozen is not None, "this policy was made without a reference"
         if not self._offload:
             yield self._frozen
             return
