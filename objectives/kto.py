@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import relu
 
 from .contract import LossAndMetrics, check_not_negative, check_positive, checked_errors, scalar
+from .processes import mean_over_processes
 
 # A deviation from the group's mean label below this share of the group's spread is rounding, not an opinion.
 _ROUNDING = 1e-6
@@ -49,7 +49,7 @@ def kto(
     g = reference - policy
     y = desirability(labels).to(g.dtype)
     w = desirable_weight * relu(y) + undesirable_weight * relu(-y)
-    z0 = _mean_over_processes(g.detach()).clamp(min=0)
+    z0 = mean_over_processes(g).clamp(min=0)
     regret = torch.sigmoid(-y * beta * (g - z0))  # 1 - σ(u), written as σ(-u), which keeps its digits when small
     return (w * regret).mean(), _metrics(policy, g, y, z0, pull=regret * (1 - regret))
 
@@ -67,17 +67,6 @@ def desirability(labels: Tensor) -> Tensor:
     deviation = relative - relative.mean(dim=1, keepdim=True)
     spread = relative.abs().amax(dim=1, keepdim=True)
     return torch.where(deviation.abs() <= _ROUNDING * spread, 0.0, torch.sign(deviation))
-
-
-def _mean_over_processes(values: Tensor) -> Tensor:
-    """The mean of `values` over all processes, each candidate counting once however many a process holds.
-
-    Without gradient it is this process's own mean: validation runs on one process, and the others would not answer.
-    """
-    total = torch.stack([values.sum(), values.new_full((), values.numel())])
-    if torch.is_grad_enabled() and dist.is_available() and dist.is_initialized():
-        dist.all_reduce(total)
-    return total[0] / total[1]
 
 
 def _metrics(policy: Tensor, g: Tensor, y: Tensor, z0: Tensor, *, pull: Tensor) -> dict[str, Tensor]:

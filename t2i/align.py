@@ -154,7 +154,7 @@ def validation_numbers(method: Method, device: torch.device | str = "cpu") -> se
     """The names of a validation's numbers: an objective names the same ones in every call."""
     nothing = torch.zeros(1, method.fewest, device=device)
     rows = {"drift": nothing, "overlap": nothing[:, 0], "progress": nothing[:, 0]}
-    extras = {name: rows[name] for name in method.reads}
+    extras: dict[str, Any] = {name: rows[name] for name in method.reads}
     _, metrics = method.objective(nothing, nothing if method.needs_reference else None, nothing, **extras)
     named = {*metrics, "loss"} | ({"temperature"} if method.temperature is not None else set())
     return named - {"accuracy_count"}  # the accuracy's weight, and no number of its own

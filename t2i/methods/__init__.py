@@ -1,7 +1,36 @@
 """The methods, one file per paper; a recipe's `method` section is one of their configs."""
 
+from .capo import CaPO
+from .dcpo import DCPO
 from .diffusion_dpo import DiffusionDPO
+from .diffusion_kto import DiffusionKTO
+from .dmpo import DMPO
+from .dspo import DSPO
+from .em_dpo import EmDPO
+from .inpo import InPO
+from .mapo import MaPO
+from .pnapo import PNAPO
+from .rank_dpo import RankDPO
+from .sft import SFT
+from .tpo import TPO
 
-MethodConfig = DiffusionDPO
+MethodConfig = (
+    CaPO | DCPO | DiffusionDPO | DiffusionKTO | DMPO | DSPO | EmDPO | InPO | MaPO | PNAPO | RankDPO | SFT | TPO
+)
 
-__all__ = ["DiffusionDPO", "MethodConfig"]
+__all__ = [
+    "DCPO",
+    "DMPO",
+    "DSPO",
+    "PNAPO",
+    "SFT",
+    "TPO",
+    "CaPO",
+    "DiffusionDPO",
+    "DiffusionKTO",
+    "EmDPO",
+    "InPO",
+    "MaPO",
+    "MethodConfig",
+    "RankDPO",
+]

@@ -2,13 +2,14 @@
 
     data form    pairs
     corruption   one time and one noise for both pictures of a pair
-    likelihood   mean squared error on the network's own target, unweighted
-    objective    -log sigmoid(beta / 2 * margin); IPO, hinge, KTO and a winner anchor take its place on demand
+    likelihood   mean squared error on the network's own target; Flow-DPO's weight (1 - t)^2 on demand
+    objective    -log sigmoid(beta / 2 * margin); IPO, hinge and a winner anchor take its place on demand
 
 Official settings: SD1.5 beta 2000 (paper) or 5000 (launcher), SDXL beta 5000, effective batch 2048 pairs, AdamW
 (SD1.5) or Adafactor (SDXL), learning rate 2.048e-5 at that batch, warm-up 25 %, captions dropped in 20 % of the pairs,
 1,000 to 2,000 steps. For flow there is no official setting; shared noise, logit-normal times and a constant beta is
-what published flow trainers agree on.
+what published flow trainers agree on. Flow-DPO (Liu et al. 2025, arXiv 2501.13918) derives beta (1 - t)^2, and finds
+the constant better: `times: epsilon` is the derived one (and weighs a v-prediction's error as epsilon's).
 
 What we do otherwise than the reference code, on purpose: ties are not wins; both pictures of a pair get the same crop
 and mirror; each picture keeps its own SDXL size conditioning; noise depends on the pair, not on the process.
@@ -19,25 +20,24 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from .settings import PairSettings, guarded
 
 if TYPE_CHECKING:
     from ..method import Method
 
 
-class DiffusionDPO(BaseModel):
+class DiffusionDPO(PairSettings):
     """The recipe's `method` section for Diffusion-DPO."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     name: Literal["diffusion_dpo"] = "diffusion_dpo"
-    beta: float = Field(
-        default=5000.0, gt=0, description="the paper's value; beta / 2 multiplies the margin (KTO: beta)"
-    )
-    objective: Literal["dpo", "anchored_dpo", "ipo", "hinge", "kto"] = "dpo"
+    beta: float = Field(default=5000.0, gt=0, description="the paper's value; beta / 2 multiplies the margin")
+    objective: Literal["dpo", "anchored_dpo", "ipo", "hinge"] = "dpo"
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5, description="the share of votes that are wrong; dpo only")
     smoothing: Literal["conservative", "robust"] = "conservative"
     anchor: float = Field(default=1.0, ge=0, description="weight of the winner's own error; anchored_dpo only")
-    reduction: Literal["mean", "sum"] = "mean"
+    times: Literal["alike", "epsilon"] = Field(default="alike", description="how errors weigh by their time")
 
     @model_validator(mode="after")
     def _settings_have_an_effect(self) -> DiffusionDPO:
@@ -46,11 +46,16 @@ class DiffusionDPO(BaseModel):
             raise ValueError(f"method.label_smoothing has no effect on objective {self.objective}; it belongs to dpo")
         if self.objective != "anchored_dpo" and "anchor" in given:
             raise ValueError(f"method.anchor has no effect on objective {self.objective}; set objective: anchored_dpo")
+        if self.times != "alike" and self.safeguard is not None:
+            raise ValueError(
+                "method.safeguard compares errors of equal weight; leave out method.times or the safeguard"
+            )
         return self
 
     def build(self, elements: int) -> Method:
         """The method for latents of `elements` = C * h * w elements."""
         # Here and not above: a recipe with a typing mistake is answered before torch is loaded.
+        from ...diffusion.likelihood import epsilon_weight
         from ...objectives import OBJECTIVES, effective_temperature
         from ..method import Method
 
@@ -59,15 +64,13 @@ class DiffusionDPO(BaseModel):
             settings |= {"label_smoothing": self.label_smoothing, "smoothing": self.smoothing}
         if self.objective == "anchored_dpo":
             settings["anchor"] = self.anchor
-        unpaired = self.objective == "kto"
         temperature = None
         if self.objective != "ipo":  # its beta sets a target margin, not a slope
-            temperature = effective_temperature(self.beta, not unpaired, self.reduction, elements)
+            temperature = effective_temperature(self.beta, True, self.reduction, elements)
         return Method(
             name=self.name,
-            objective=partial(OBJECTIVES[self.objective], **settings),
-            fewest=1 if unpaired else 2,
             reduction=self.reduction,
-            over_batch=unpaired,  # its reference point is the batch's mean
+            weighting=epsilon_weight if self.times == "epsilon" else None,
             temperature=temperature,
+            **guarded(partial(OBJECTIVES[self.objective], **settings), self.safeguard),
         )

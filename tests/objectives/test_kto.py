@@ -1,9 +1,4 @@
-import json
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -147,43 +142,3 @@ def test_huge_gains_stay_finite(sign):
 def test_bad_weights(weights):
     with pytest.raises(ValueError, match="desirable_weight"):
         kto(POLICY, REFERENCE, LABELS, beta=1, **weights)
-
-
-def run_processes(rows: list, store: Path) -> list[dict]:
-    """Run kto_process.py once for each rank at the same time; return what they print."""
-    script = Path(__file__).with_name("kto_process.py")
-    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(rank), str(len(rows)), str(store), json.dumps(rows)],
-            stdout=subprocess.PIPE,
-            env=environment,
-        )
-        for rank in range(len(rows))
-    ]
-    try:
-        printed = [process.communicate(timeout=300)[0] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    assert [process.returncode for process in started] == [0] * len(rows)
-    return [json.loads(text) for text in printed]
-
-
-def test_two_processes_share_one_reference_point(tmp_path):
-    # Unequal shares with mean gains 1.0 (two candidates) and -0.2 (four): together (2 - 0.8) / 6 = 0.2.
-    # The mean of the two means would be 0.4, and the mean of the two floored means 0.5.
-    first = [[[0.0, 0.0]], [[1.5, 0.5]], [[1.0, 0.0]]]
-    second = [[[0.0, 0.5], [0.1, 0.0]], [[0.1, 0.0], [0.2, -0.5]], [[1.0, 0.0], [0.5, 0.5]]]
-    results = run_processes([first, second], tmp_path / "store")
-    assert [result["z0"] for result in results] == pytest.approx([0.2, 0.2], abs=1e-7)
-
-    policy, reference, labels = (torch.tensor(a + b, dtype=torch.float64) for a, b in zip(first, second, strict=True))
-    policy.requires_grad_()
-    alone, _ = kto(policy, reference, labels, beta=2.0)
-    (gradient,) = torch.autograd.grad(alone, policy)
-    # Weighted by the share of the groups, the processes' losses and gradients are those of one process with all.
-    assert results[0]["loss"] / 3 + results[1]["loss"] * 2 / 3 == pytest.approx(alone.item(), abs=1e-12)
-    shares = torch.tensor([[1 / 3], [2 / 3], [2 / 3]], dtype=torch.float64)
-    together = torch.tensor(results[0]["gradient"] + results[1]["gradient"], dtype=torch.float64)
-    torch.testing.assert_close(shares * together, gradient, rtol=0, atol=1e-12)

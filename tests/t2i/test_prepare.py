@@ -19,7 +19,7 @@ from palate.datasets.skips import SkipLog
 from palate.datasets.store import GroupStore
 from palate.errors import UserError
 from palate.t2i.fingerprint import fingerprint, lora_fingerprint, training_fingerprint
-from palate.t2i.methods.diffusion_dpo import DiffusionDPO
+from palate.t2i.methods import DiffusionDPO, DiffusionKTO
 from palate.t2i.models.checkpoint import find_checkpoint
 from palate.t2i.models.model import TextToImageModel
 from palate.t2i.plan import make_plan
@@ -245,7 +245,7 @@ def test_groups_of_one_and_of_two_are_not_mixed_in_one_run(tmp_path):
     picture = make_picture()
     groups = [Group("a", "p", (picture,), (1.0,)), Group("b", "p", (picture, picture), (1.0, 0.0))]
     write_groups(groups, tmp_path / "set")
-    method = DiffusionDPO(objective="kto").build(256)
+    method = DiffusionKTO().build(256)
     with pytest.raises(UserError, match="groups have 1 or 2 candidates"):
         make_plan(GroupStore(tmp_path / "set"), method, "drop", SkipLog())
 

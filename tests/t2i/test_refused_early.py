@@ -79,7 +79,7 @@ def test_what_training_would_refuse_is_refused_before_anything_is_encoded(train,
     assert not Path("cold").exists()
 
 
-@pytest.mark.parametrize("objective", ["dpo", "anchored_dpo", "ipo", "hinge", "kto"])
+@pytest.mark.parametrize("objective", ["dpo", "anchored_dpo", "ipo", "hinge"])
 def test_the_numbers_that_early_stopping_may_watch_are_those_of_a_validation(train, objective):
     watched = ["training.early_stop={metric: loss, mode: min}", "training.validate_every=1", "data.holdout=0.3"]
     ended = train(f"method.objective={objective}", *watched)

@@ -1,0 +1,53 @@
+"""What the methods' sections of a recipe have in common."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, TypedDict
+
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from ...objectives import Objective
+    from ..method import Extra
+
+Share = Field(default=None, gt=0, lt=1, description="Diffusion-SDPO's mu: how much of the winner's fall is kept")
+
+
+class MethodSettings(BaseModel):
+    """A `method` section: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class PairSettings(MethodSettings):
+    """Of a method that compares two candidates against a reference.
+
+    `safeguard` is Diffusion-SDPO's (arXiv 2511.03317): the loser's gradient is scaled down where it would raise the
+    winner's error. Official: 0.9 on SD1.5 (0.2 with DSPO), 0.6 on SDXL; None leaves it out.
+    """
+
+    reduction: Literal["mean", "sum"] = "mean"
+    safeguard: float | None = Share
+
+
+class Guarded(TypedDict):
+    """The fields of a `Method` that the safeguard decides about."""
+
+    objective: Objective
+    reads: frozenset[Extra]
+    over_batch: bool
+
+
+def guarded(objective: Objective, mu: float | None, reads: frozenset[Extra] = frozenset()) -> Guarded:
+    """The objective with Diffusion-SDPO's safeguard, or as it is where mu is None.
+
+    Args:
+        reads: what the objective itself reads beside errors and labels.
+    """
+    if mu is None:
+        return Guarded(objective=objective, reads=reads, over_batch=False)
+    from ...objectives import safeguarded
+
+    # The safeguard is one number for the micro-batch.
+    overlap: frozenset[Extra] = frozenset({"overlap"})
+    return Guarded(objective=safeguarded(objective, mu), reads=reads | overlap, over_batch=True)
