@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from .captions import captions_command
 from .label import label_command
+from .synpic import synpic_command
 
 if TYPE_CHECKING:
     from ..datasets.group import Group
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(name="data", help="Look at preference data, and convert it.", no_args_is_help=True)
 app.command("label")(label_command)
+app.command("captions")(captions_command)
+app.command("synpic")(synpic_command)
 
 _FORMAT = "auto, parquet, pickapic, table, folders, hpd or imagereward."
 Source = Annotated[
