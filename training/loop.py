@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from . import checkpoint, environment, health, run_folder
 from .config import TrainingConfig
@@ -32,7 +33,7 @@ from .refuse import refuse_early
 from .run import Run, prepared, restore, store
 from .run_folder import RunFolder, Summary
 from .seeds import mix, seed_everything
-from .task import Task
+from .task import Task, TaskInParts
 from .trackers import held_out, read_metrics
 from .trained import trained_parameters
 from .writer import Writer
@@ -127,14 +128,17 @@ def _due(run: Run, every: int | None) -> bool:
 def _optimise(run: Run, stream: Iterator[Any]) -> None:
     """One optimizer step."""
     accelerator, config, count = run.accelerator, run.config, run.shares.accumulation
+    parts = run.task.parts if isinstance(run.task, TaskInParts) else 1
+    last = count * parts - 1
     started = time.perf_counter()
     seed_everything(accelerator.device, mix(config.seed, run.step, accelerator.process_index))
     for micro in range(count):
-        batch = next(stream)
-        with nullcontext() if micro == count - 1 else accelerator.no_sync(run.task.network):
-            loss, metrics = run.task.loss(batch)
-            accelerator.backward(loss / count)
-        run.meter.micro_batch(loss, metrics)
+        losses = _losses(run.task, next(stream))
+        for number in range(micro * parts, (micro + 1) * parts):
+            with nullcontext() if number == last else accelerator.no_sync(run.task.network):
+                loss, metrics = next(losses)
+                accelerator.backward(loss / (count * parts))
+            run.meter.micro_batch(loss, metrics)
     norm = accelerator.clip_grad_norm_(run.parameters.values(), config.max_grad_norm or math.inf)
     set_learning_rate(run.optimizer.optimizer, learning_rate(config, run.step))
     run.optimizer.step()
@@ -146,6 +150,14 @@ def _optimise(run: Run, stream: Iterator[Any]) -> None:
     if run.writer:
         run.writer.progress.at(run.step)
     _count_seconds(run, started)
+
+
+def _losses(task: Task, batch: Any) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    """The losses of a micro-batch, each made when it is asked for."""
+    if isinstance(task, TaskInParts):
+        yield from task.losses(batch)
+    else:
+        yield task.loss(batch)
 
 
 def _collect(run: Run) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -56,6 +57,22 @@ class Task(Protocol):
 
     def save(self, folder: Path) -> None:
         """Write the final weights in the user's format; main process only, with the EMA weights if any."""
+        ...
+
+
+@runtime_checkable
+class TaskInParts(Protocol):
+    """A task whose micro-batch has several losses in turn, such as one for each step of a rollout.
+
+    Each is back-propagated before the next is made: no two graphs are in memory together. The loop minimises their
+    mean, and counts each as a micro-batch of its own in its metrics.
+    """
+
+    parts: int
+    """How many losses a micro-batch has: always as many, on every process, or processes would wait for each other."""
+
+    def losses(self, batch: Any) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """Exactly `parts` of what `Task.loss` returns."""
         ...
 
 

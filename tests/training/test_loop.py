@@ -238,3 +238,12 @@ def test_bare_task_without_metrics(toy: ModuleType, tmp_path: Path) -> None:
     task.validate = dict
     assert toy.run(task, tmp_path).finished
     assert "margin" not in read_metrics(tmp_path / "metrics.jsonl")[-1]
+
+
+def test_losses_in_parts_are_their_mean_and_hold_one_graph_at_a_time(toy: ModuleType, tmp_path: Path) -> None:
+    parted = toy.ToyInParts()
+    toy.run(toy.ToyTask(), tmp_path / "whole")
+    toy.run(parted, tmp_path / "parts")
+    assert distance(tmp_path / "whole", tmp_path / "parts") < 1e-6
+    assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
+    assert set(parted.left) == {0}

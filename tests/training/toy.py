@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+import weakref
 from pathlib import Path
 
 import torch
@@ -101,3 +102,36 @@ def config(**changes: object) -> TrainingConfig:
 def run(task: ToyTask, folder: Path, **changes: object):
     chosen = config(**changes)
     return train(task, chosen, folder, recipe={"training": chosen.model_dump(mode="json")})
+
+
+class _Kept:
+    """A tensor that a graph holds for its backward pass."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+
+class ToyInParts(ToyTask):
+    """The same loss, half of each micro-batch at a time; `left` counts what earlier parts' graphs still hold."""
+
+    parts = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left: list[int] = []
+
+    def losses(self, batch: dict[str, torch.Tensor]):
+        kept: list[weakref.ref[_Kept]] = []
+
+        def keep(tensor: torch.Tensor) -> _Kept:
+            held = _Kept(tensor)
+            kept.append(weakref.ref(held))
+            return held
+
+        for half in range(self.parts):
+            self.left.append(sum(held() is not None for held in kept))
+            part = {key: value.chunk(self.parts)[half] for key, value in batch.items()}
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda held: held.tensor):
+                loss, metrics = self.loss(part)
+            assert any(held() is not None for held in kept)
+            yield loss, metrics
