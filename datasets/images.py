@@ -15,6 +15,9 @@ MIN_SIDE = 8
 MAX_PIXELS = 89_478_485
 """Pillow's own limit against decompression bombs (a file of kilobytes that unpacks to gigabytes)."""
 
+MAX_RATIO = 200
+"""Of the sides. Resized to a shorter side of 1024 pixels, a picture of 1 x 60,000 would take 190 GB."""
+
 _ORIENTATION = 0x0112
 _SIXTEEN_BIT = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
 
@@ -85,9 +88,18 @@ def _open(data: bytes, min_side: int) -> Image.Image:
         raise UnreadableImageError(f"{width} x {height}: more than {MAX_PIXELS:,} pixels")
     if min(width, height) < min_side:
         raise UnreadableImageError(f"too small: {width} x {height}, each side needs {min_side} pixels or more")
+    if fault := ratio_fault(width, height):
+        raise UnreadableImageError(fault)
     if image.mode == "F":
         raise UnreadableImageError("32-bit float pixels have no fixed range: save it with 8 bits a channel")
     return image
+
+
+def ratio_fault(width: int, height: int) -> str | None:
+    """What is wrong with a picture that is too thin to be resized by its shorter side; None where nothing is."""
+    if max(width, height) <= MAX_RATIO * min(width, height):
+        return None
+    return f"{width} x {height} pixels: one side is more than {MAX_RATIO} times the other"
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:

@@ -5,6 +5,7 @@ Weights and reference: https://github.com/christophschuhmann/improved-aesthetic-
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import UserError
+from ..training.disk import hashed
 from .affine import collapse_layers
 from .clip_score import REPOSITORY
 from .clip_tower import ClipTower
@@ -127,9 +129,11 @@ def collapse(state: Mapping[str, Tensor], source: str = "the state dict") -> tup
 
 
 def _download_head() -> Path:
-    """The official head in torch's hub cache."""
+    """The official head in torch's hub cache, which checks no file that it holds."""
     file = Path(torch.hub.get_dir()) / "checkpoints" / HEAD_FILE
     if file.is_file():
+        if hashed(file, hashlib.sha256()).hexdigest() != HEAD_SHA256:
+            raise UserError(f"{file} is damaged or another head; remove it to have the official one downloaded again")
         return file
     file.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -62,6 +62,7 @@ def open_blip_prompts(source: str | Path, vocabulary: int, reader: str) -> BlipP
     """The prompts' reader with the tokenizer of a hub id or a folder that holds BERT's `vocab.txt`.
 
     Args:
+        source: in which `~` is the user's home.
         vocabulary: the rows of the text tower's word embeddings.
 
     Raises:
@@ -69,14 +70,20 @@ def open_blip_prompts(source: str | Path, vocabulary: int, reader: str) -> BlipP
     """
     from transformers import BertTokenizer
 
+    path = str(Path(source).expanduser()) if str(source).startswith("~") else str(source)
     try:
-        tokenizer = BertTokenizer.from_pretrained(str(source))
+        tokenizer = BertTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
             f"the tokenizer {source} cannot be loaded ({reason}); give bert-base-uncased or a folder with its vocab.txt"
         ) from error
     # Where there are no files, transformers answers with a vocabulary of five special tokens: all words unknown.
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise UserError(
+            f"no vocabulary for {reader} is found at {source}, on this machine or on the hub; "
+            "give a folder with BERT's vocab.txt as `tokenizer`"
+        )
     if not vocabulary - len(_ADDED) <= len(tokenizer) <= vocabulary:
         raise UserError(
             f"the tokenizer {source} has {len(tokenizer)} tokens and the text tower of {reader} {vocabulary}; "

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal
 
 import torch
 from PIL import Image
@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import BlipForImageTextRetrieval
 
-from ..errors import UserError
 from .blip_prompts import BlipPrompts, open_blip_prompts
 from .pixels import normalise, resize
+from .pretrained import load_pretrained
 from .resizing import bicubic
 from .reward import ScoresPixels, require_pairs
 
@@ -150,21 +150,9 @@ def _open(
     device: torch.device | str,
     dtype: torch.dtype,
 ) -> BlipScore:
-    source = str(Path(weights).expanduser()) if weights is not None else REPOSITORY
-    try:
-        model, report = cast(Any, BlipForImageTextRetrieval).from_pretrained(
-            source, dtype=dtype, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(
-            f"{source} cannot be loaded ({reason}); give a folder or hub id such as {REPOSITORY}"
-        ) from error
-    if missing := sorted(report["missing_keys"]):
-        raise UserError(
-            f"{source} lacks {len(missing)} tensors of BlipForImageTextRetrieval ({', '.join(missing[:3])}, …); "
-            f"give a BLIP retrieval checkpoint such as {REPOSITORY}"
-        )
+    source = str(weights or REPOSITORY)
+    advice = f"give a folder or hub id such as {REPOSITORY}"
+    model = load_pretrained(BlipForImageTextRetrieval, source, "a BLIP retrieval model", advice, dtype=dtype)
     prompts = open_blip_prompts(tokenizer or source, model.config.text_config.vocab_size, name)
     size = model.config.vision_config.image_size
     return BlipScore(name, model.to(device).eval().requires_grad_(False), judge, prompts, size)

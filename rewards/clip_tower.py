@@ -18,7 +18,7 @@ from transformers import CLIPModel
 from ..errors import UserError
 from .clip_keys import Activation, Heads, clip_config, rename_open_clip
 from .clip_prompts import ClipPrompts, open_clip_prompts, transformers_prompts
-from .quiet import quiet
+from .pretrained import load_pretrained
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,18 +57,8 @@ class ClipTower:
         Raises:
             UserError: model or tokenizer cannot be loaded, a tensor is missing, or the activation is another.
         """
-        path = str(Path(path).expanduser()) if str(path).startswith("~") else str(path)
-        try:
-            with quiet():
-                loaded: Any = CLIPModel.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
-        except (OSError, ValueError, RuntimeError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise UserError(f"{path} cannot be loaded as a CLIP model ({reason}); give a folder or a hub id") from error
-        model, report = loaded
-        if missing := sorted(report["missing_keys"]):  # transformers would fill them with random numbers
-            raise UserError(f"{path} lacks {missing[0]} ({len(missing)} tensors in all); is it a whole CLIP model?")
+        advice = "give a folder or a hub id of a whole CLIP model"
+        model = load_pretrained(CLIPModel, path, "a CLIP model", advice, dtype=torch.float32)
         for tower in (model.config.text_config, model.config.vision_config):
             if tower.hidden_act != activation:
                 raise UserError(

@@ -17,7 +17,7 @@ class FunctionReward:
     """Scores with `function(prompt, picture) -> float`, one pair at a time; made by `from_function`.
 
     Args:
-        version: what tells two functions of one name apart; scores that are on record are reused where it is equal.
+        version: to be changed when what the function calls has changed; its own code is told apart anyway.
         needs_prompts: whether a picture without a prompt can be scored; the function then gets "".
     """
 
@@ -42,5 +42,9 @@ class FunctionReward:
 def from_function(
     name: str, function: Callable[[str, Image.Image], float], version: str = "", needs_prompts: bool = True
 ) -> FunctionReward:
-    """A reward from a function of a prompt and a picture; higher is better. Change `version` when the function does."""
+    """A reward from a function of a prompt and a picture; higher is better.
+
+    Scores on record are reused as long as code, defaults and closure are the same; change `version` when something that
+    the function calls has changed.
+    """
     return FunctionReward(name, function, version, needs_prompts)

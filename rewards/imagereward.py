@@ -5,10 +5,11 @@ Paper: Xu et al. 2023, https://arxiv.org/abs/2304.05977; weights and reference: 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVi
 from transformers.activations import ACT2FN
 
 from ..errors import UserError
+from ..training.disk import hashed
 from .affine import collapse_layers
 from .blip_keys import MLP_LAYERS, TEXT, VISION, count_layers, rename_imagereward
 from .blip_prompts import BlipPrompts, open_blip_prompts
@@ -43,6 +45,7 @@ class ImageReward(ScoresPixels):
         weight, bias: the reward of the text tower's first output is `weight @ x + bias`, float32 `[d]` and `[]`.
         prompts: reads prompts into token ids.
         size: pixels a side of the pictures that `vision` reads; 224 in the official checkpoint.
+        settings: what decides the numbers and was not asked for: the tokenizer that lay beside the weights.
     """
 
     vision: BlipVisionModel
@@ -51,6 +54,7 @@ class ImageReward(ScoresPixels):
     bias: Tensor
     prompts: BlipPrompts
     size: int = 224
+    settings: Mapping[str, Any] = field(default_factory=dict)
     name: str = "imagereward"
     modality: Literal["image"] = "image"
     differentiable: bool = True
@@ -102,7 +106,8 @@ def open_imagereward(
             THUDM/ImageReward (1.8 GB).
         config: a `med_config.json` for a text tower that is not built like BERT: its heads, activation and epsilon are
             taken; all other dimensions are those of the tensors.
-        tokenizer: a folder with BERT's `vocab.txt`, or None for the hub's bert-base-uncased.
+        tokenizer: a folder with BERT's `vocab.txt`; None for the one beside the weights, and where there is none for
+            the hub's bert-base-uncased.
         device: where scoring happens.
         dtype: of the two towers; the published numbers are float32's.
 
@@ -117,6 +122,9 @@ def open_imagereward(
         reason = str(error).strip().splitlines()[-1].strip()
         raise UserError(f"{file}: its tensors do not fit together ({reason}); is it ImageReward.pt?") from None
     weight, bias = collapse(renamed)
+    beside, settings = file.with_name("vocab.txt"), {}
+    if tokenizer is None and beside.is_file():
+        tokenizer, settings = file.parent, {"tokenizer": f"sha256 {hashed(beside, hashlib.sha256()).hexdigest()}"}
     prompts = open_blip_prompts(tokenizer or "bert-base-uncased", text.config.vocab_size, "imagereward")
     return ImageReward(
         vision=vision.to(device, dtype),  # type: ignore[arg-type]
@@ -125,6 +133,7 @@ def open_imagereward(
         bias=bias.to(device),
         prompts=prompts,
         size=vision.embeddings.image_size,  # type: ignore[arg-type]
+        settings=settings,
     )
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..datasets.images import ratio_fault
 from .resizing import bicubic, bicubic_levels
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -193,7 +194,13 @@ def normalise(images: Tensor) -> Tensor:
 
 
 def _shortest_side(height: int, width: int, size: int) -> tuple[int, int]:
-    """Height and width when the shorter becomes `size`; the longer is cut to whole pixels, as torchvision does."""
+    """Height and width when the shorter becomes `size`; the longer is cut to whole pixels, as torchvision does.
+
+    Raises:
+        ValueError: one side is more than 200 times the other: what is thrown away would fill the memory.
+    """
+    if fault := ratio_fault(width, height):
+        raise ValueError(fault)
     if height <= width:
         return size, int(size * width / height)
     return int(size * height / width), size

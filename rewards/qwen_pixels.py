@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..datasets.images import ratio_fault
 from .pixels import normalise, to_rgb
 
 PATCH, MERGE, FRAMES = 14, 2, 2
 """Pixels a side of a patch; patches a side of a square that becomes one token; frames of a patch, here copies."""
 
 _FACTOR = PATCH * MERGE
-_MAX_RATIO = 200
 
 
 def fitted(height: int, width: int, pixels: int) -> tuple[int, int]:
@@ -30,8 +30,8 @@ def fitted(height: int, width: int, pixels: int) -> tuple[int, int]:
     Raises:
         ValueError: one side is more than 200 times the other.
     """
-    if max(height, width) > _MAX_RATIO * min(height, width):
-        raise ValueError(f"{width} x {height} pixels: one side is more than {_MAX_RATIO} times the other")
+    if fault := ratio_fault(width, height):
+        raise ValueError(fault)
     rows, columns = (max(1, round(side / _FACTOR)) for side in (height, width))
     area = rows * columns * _FACTOR**2
     # The order of the divisions decides on which side of a whole number a square picture falls.

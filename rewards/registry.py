@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError
+from ..errors import PalateError, UserError
 from .zoo import ENTRIES, Entry
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ def open_reward(name: str, **assets: Any) -> Reward:
             the hub where they are left out), and the opener's other arguments, such as `device` and `dtype`.
 
     Raises:
-        UserError: the name or an asset is unknown, or the weights cannot be found or read.
+        UserError: the name or an asset is unknown, the weights cannot be found or read, or another package's opener
+            raises.
     """
     entry = find_entry(name)
     if isinstance(entry, EntryPoint):
@@ -87,14 +89,28 @@ def _dtype(name: str) -> torch.dtype:
 def _open_plugin(point: EntryPoint, assets: Mapping[str, Any]) -> Reward:
     from .reward import Reward
 
-    try:
+    with _told(point, "imported"):
         opener = point.load()
-    except Exception as error:  # whatever another package does on import
-        raise UserError(f"{point.name}, which is {point.value}, cannot be imported ({error})") from error
-    reward = opener(**assets)
+    with _told(point, "opened"):
+        reward = opener(**assets)
     if not isinstance(reward, Reward):
         raise UserError(f"{point.name}, which is {point.value}, gives a {type(reward).__name__}, which is no reward")
     return reward
+
+
+@contextmanager
+def _told(point: EntryPoint, done: str) -> Iterator[None]:
+    """Whatever another package raises as one line that names it."""
+    import torch
+
+    try:
+        yield
+    except (PalateError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        reason = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+        raise UserError(f"{point.name}, which is {point.value}, cannot be {done} ({reason})") from error
 
 
 def _plain(name: str) -> str:

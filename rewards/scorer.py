@@ -12,9 +12,10 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import __version__
 from ..errors import UserError
 from ..training.disk import hashed
-from .function import FunctionReward
+from .identity import content_digest
 from .registry import find_entry, open_reward
 
 if TYPE_CHECKING:
@@ -84,26 +85,27 @@ def open_scorer(name: str, **assets: Any) -> Scorer:
     reward = open_reward(name, **assets)
     told = dict(getattr(reward, "settings", {}))
     given = {key: _identity(value) for key, value in sorted(assets.items()) if key not in _PLACED}
+    told["palate"] = __version__  # another version may prepare pictures or put questions in another way
     if isinstance(entry, EntryPoint):
         package = f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
         return Scorer(name, reward, {"package": package, **given, **told}, _needs_prompts(reward))
+    if entry.input:
+        told["input"] = entry.input
     if entry.weights is None:
-        return Scorer(name, reward, {}, entry.needs_prompts, entry.scale)
+        return Scorer(name, reward, told, entry.needs_prompts, entry.scale)
     settings = {"weights": _hub_identity(entry.weights), "dtype": entry.dtype} | given | told
     return Scorer(name, reward, settings, entry.needs_prompts, entry.scale)
 
 
 def scorer_of(reward: Reward, **settings: Any) -> Scorer:
-    """A scorer around a reward that is open already.
+    """A scorer around a reward that is open already. Its weights are hashed, in memory: seconds for gigabytes.
 
     Args:
-        settings: what decides its numbers beside its own `settings`, such as a name of its weights; where it changes,
-            scores are made anew.
+        settings: what decides its numbers beside its content and its own `settings`; where it changes, scores are made
+            anew.
     """
-    settings = {**getattr(reward, "settings", {}), **settings}
-    if isinstance(reward, FunctionReward):
-        settings = {"version": reward.version, **settings}
-    return Scorer(reward.name, reward, settings, _needs_prompts(reward))
+    own = {"palate": __version__, "content": content_digest(reward), **getattr(reward, "settings", {})}
+    return Scorer(reward.name, reward, own | settings, _needs_prompts(reward))
 
 
 def open_scorers(

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
 from ..errors import UserError
+from .pretrained import load_pretrained, reason_of
 from .quiet import quiet
 
 
@@ -177,30 +178,10 @@ def open_vlm(
 
 
 def _load_model(path: str, dtype: torch.dtype) -> Any:
-    try:
-        with quiet():
-            loaded: Any = AutoModelForImageTextToText.from_pretrained(
-                path,
-                dtype=dtype,
-                use_safetensors=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # reported below, by name
-            )
-    except MemoryError:
-        raise
-    except Exception as error:  # no folder, no network, no safetensors, damaged, another kind of model, code: a dozen
-        raise UserError(
-            f"{path} cannot be loaded as a vision-language model ({_reason(error)}); give a folder or a hub id of one "
-            "that transformers knows, with safetensors"
-        ) from error
-    model, report = loaded
-    # transformers would fill these with random numbers
-    if wrong := sorted({*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}):
-        raise UserError(
-            f"{path} lacks {wrong[0]} in the size that its config.json tells ({len(wrong)} tensors in all); "
-            "is it a whole model?"
-        )
+    advice = "give a folder or a hub id of a whole one that transformers knows, with safetensors"
+    model = load_pretrained(
+        AutoModelForImageTextToText, path, "a vision-language model", advice, dtype=dtype, use_safetensors=True
+    )
     if model.config.is_encoder_decoder:
         raise UserError(f"{path} is an encoder with a decoder, which is not supported; give a chat model")
     return model
@@ -214,7 +195,7 @@ def _load_processor(path: str) -> Any:
         raise
     except Exception as error:  # as above, and packages that are not installed
         raise UserError(
-            f"the processor {path} cannot be loaded ({_reason(error)}); give a folder or a hub id with the model's "
+            f"the processor {path} cannot be loaded ({reason_of(error)}); give a folder or a hub id with the model's "
             "tokenizer and image processor"
         ) from error
     # Where there is no image processor, transformers answers with the tokenizer alone.
@@ -249,7 +230,3 @@ def _found(path: str | Path) -> str:
     if expanded.is_absolute() and not expanded.is_dir():
         raise UserError(f"there is no folder {path}; give the model's folder or a hub id")
     return str(expanded)
-
-
-def _reason(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__

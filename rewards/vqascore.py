@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from ..errors import UserError
 from .checkpoint_shards import find_checkpoint, load_checkpoint
 from .clip_t5_model import ClipT5, build_clip_t5, has_vision_tower
 from .pixels import MEAN, normalise, to_rgb
+from .pretrained import load_pretrained
 from .reward import Failure, require_pairs, score_prepared
 from .vqa_prompts import VqaPrompts, open_vqa_prompts
 
@@ -157,12 +158,6 @@ def _read_config(folder: Path) -> T5Config:
 
 
 def _open_vision(source: str | Path | None, device: torch.device | str, dtype: torch.dtype) -> CLIPVisionModel:
-    path = str(Path(source).expanduser()) if source is not None else VISION
-    try:
-        model, report = cast(Any, CLIPVisionModel).from_pretrained(path, dtype=dtype, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"{path} cannot be loaded as CLIP ({reason}); give the folder or hub id of {VISION}") from error
-    if missing := sorted(report["missing_keys"]):
-        raise UserError(f"{path} lacks {missing[0]} ({len(missing)} tensors in all); give the folder of {VISION}")
+    advice = f"give the folder or hub id of {VISION}"
+    model = load_pretrained(CLIPVisionModel, source or VISION, "CLIP", advice, dtype=dtype)
     return model.to(device)

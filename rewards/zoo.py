@@ -26,6 +26,7 @@ class Entry:
     assets         the paths that may be given: name -> the opener's argument
     preset         arguments of the opener that make this entry
     needs_prompts  whether the prompt plays a part
+    input          what it sees of picture and prompt, where that is no setting of its own
     """
 
     name: str
@@ -38,6 +39,7 @@ class Entry:
     assets: Mapping[str, str] = field(default_factory=dict)
     preset: Mapping[str, Any] = field(default_factory=dict)
     needs_prompts: bool = True
+    input: str = ""
     modality: Modality = "image"
 
 
@@ -47,6 +49,14 @@ _CLIP_L, _BLIP = "openai/clip-vit-large-patch14", "Salesforce/blip-itm-large-coc
 _VLM = {"weights": "path", "processor": "processor", "template": "template"}
 _JUDGE = {**_VLM, "aspect": "aspect"}
 _CLIP_B = "openai/clip-vit-base-patch32"
+_MIDDLE = "shortest side to the tower's size by 8-bit bicubic, middle square, CLIP's normalisation"
+_SQUASHED = "both sides to the tower's size by 8-bit bicubic, CLIP's normalisation; BERT's 35 word pieces"
+_LETTERBOX = "longest side to the tower's size by bicubic on floats, black bars, CLIP's normalisation; CLIP's 77 tokens"
+_SHOW = (
+    "padded to a square with CLIP's mean, to the tower's size by Pillow's bicubic, CLIP's normalisation; "
+    'Does this figure show "{}"? Please answer yes or no.'
+)
+_CHAT = "as the model's own processor prepares it"
 _NOT_STATED = "not stated (code MIT)"
 
 ENTRIES: tuple[Entry, ...] = (
@@ -58,6 +68,7 @@ ENTRIES: tuple[Entry, ...] = (
         memory_gb=2.0,
         weights="yuvalkirstain/PickScore_v1",
         assets=_PATH,
+        input=f"{_MIDDLE}; CLIP's 77 tokens",
     ),
     Entry(
         name="hpsv2",
@@ -68,6 +79,7 @@ ENTRIES: tuple[Entry, ...] = (
         weights="xswu/HPSv2",
         assets=_PATH,
         preset={"version": "v2.0"},
+        input=_LETTERBOX,
     ),
     Entry(
         name="hpsv2.1",
@@ -78,6 +90,7 @@ ENTRIES: tuple[Entry, ...] = (
         weights="xswu/HPSv2",
         assets=_PATH,
         preset={"version": "v2.1"},
+        input=_LETTERBOX,
     ),
     Entry(
         name="hpsv3",
@@ -88,6 +101,7 @@ ENTRIES: tuple[Entry, ...] = (
         dtype="bfloat16",
         weights="MizzenAI/HPSv3",
         assets={"weights": "weights", "base": "base"},
+        input="Qwen2-VL's patches, resized by Pillow's bicubic to about 256 tokens; the official instruction",
     ),
     Entry(
         name="imagereward",
@@ -97,6 +111,7 @@ ENTRIES: tuple[Entry, ...] = (
         memory_gb=0.9,
         weights="THUDM/ImageReward",
         assets={**_WEIGHTS, "config": "config"},
+        input=f"{_MIDDLE}; BERT's 35 word pieces",
     ),
     Entry(
         name="mps",
@@ -106,6 +121,7 @@ ENTRIES: tuple[Entry, ...] = (
         memory_gb=2.2,
         weights="RE-N-Y/mpsv1",
         assets=_PATH,
+        input=f"{_MIDDLE}; CLIP's 77 tokens and the condition of the overall preference",
     ),
     Entry(
         name="clipscore",
@@ -115,6 +131,7 @@ ENTRIES: tuple[Entry, ...] = (
         memory_gb=0.9,
         weights=_CLIP_L,
         assets=_PATH,
+        input=f"{_MIDDLE}; CLIP's 77 tokens",
     ),
     Entry(
         name="aesthetic",
@@ -125,6 +142,7 @@ ENTRIES: tuple[Entry, ...] = (
         weights=_CLIP_L,
         assets={**_PATH, "head": "head"},
         needs_prompts=False,
+        input=_MIDDLE,
     ),
     Entry(
         name="blip_itc",
@@ -134,6 +152,7 @@ ENTRIES: tuple[Entry, ...] = (
         memory_gb=0.9,
         weights=_BLIP,
         assets=_WEIGHTS,
+        input=_SQUASHED,
     ),
     Entry(
         name="blip_itm",
@@ -143,6 +162,7 @@ ENTRIES: tuple[Entry, ...] = (
         memory_gb=0.9,
         weights=_BLIP,
         assets=_WEIGHTS,
+        input=_SQUASHED,
     ),
     Entry(
         name="vqascore",
@@ -154,6 +174,7 @@ ENTRIES: tuple[Entry, ...] = (
         weights="zhiqiulin/clip-flant5-xxl",
         assets={**_WEIGHTS, "vision": "vision"},
         preset={"size": "xxl"},
+        input=_SHOW,
     ),
     Entry(
         name="vqascore_xl",
@@ -165,6 +186,7 @@ ENTRIES: tuple[Entry, ...] = (
         weights="zhiqiulin/clip-flant5-xl",
         assets={**_WEIGHTS, "vision": "vision"},
         preset={"size": "xl"},
+        input=_SHOW,
     ),
     Entry(
         name="vqascore_vlm",
@@ -175,6 +197,7 @@ ENTRIES: tuple[Entry, ...] = (
         dtype="bfloat16",
         weights="Qwen/Qwen2.5-VL-7B-Instruct",
         assets=_VLM,
+        input=_CHAT,
     ),
     Entry(
         name="vlm_judge",
@@ -186,6 +209,7 @@ ENTRIES: tuple[Entry, ...] = (
         weights="Qwen/Qwen2.5-VL-7B-Instruct",
         assets=_JUDGE,
         preset={"rubric": "plain", "name": "vlm_judge"},
+        input=_CHAT,
     ),
     Entry(
         name="visionprefer_judge",
@@ -197,6 +221,7 @@ ENTRIES: tuple[Entry, ...] = (
         weights="Qwen/Qwen2.5-VL-7B-Instruct",
         assets=_JUDGE,
         preset={"rubric": "visionprefer", "name": "visionprefer_judge"},
+        input=_CHAT,
     ),
     Entry(
         name="unifiedreward",
@@ -208,6 +233,7 @@ ENTRIES: tuple[Entry, ...] = (
         weights="CodeGoat24/UnifiedReward-qwen-7b",
         assets=_JUDGE,
         preset={"rubric": "unifiedreward", "name": "unifiedreward"},
+        input=_CHAT,
     ),
     Entry(
         name="unifiedreward2",
@@ -219,6 +245,7 @@ ENTRIES: tuple[Entry, ...] = (
         weights="CodeGoat24/UnifiedReward-2.0-qwen-7b",
         assets=_JUDGE,
         preset={"rubric": "unifiedreward2", "name": "unifiedreward2"},
+        input=_CHAT,
     ),
     Entry(
         name="clip_i",
@@ -229,6 +256,7 @@ ENTRIES: tuple[Entry, ...] = (
         weights=_CLIP_B,
         assets={**_PATH, "references": "references"},
         needs_prompts=False,
+        input=_MIDDLE,
     ),
     Entry(
         name="lambda_harmonic",
@@ -238,6 +266,7 @@ ENTRIES: tuple[Entry, ...] = (
         memory_gb=0.3,
         weights=_CLIP_B,
         assets={**_PATH, "references": "references"},
+        input=f"{_MIDDLE}; CLIP's 77 tokens",
     ),
     Entry(
         name="shapes_oracle",

@@ -136,7 +136,7 @@ def score_in_passes(
         _require(scorers, labels, rows)
         settings = _reused_by([scorer.label for scorer in scorers], upright)
         stage = "scoring" if len(passes) == 1 else f"scoring {number}/{len(passes)}: {', '.join(settings)}"
-        with ScoreLog(out, plan, settings, shard, others) as log:
+        with ScoreLog(out, plan, settings, shard, others, versions()) as log:
             run = ScoringRun(scorers, log, batch_size, upright)
             images = 0
             for count in run.go(rows, shard, default_workers() if workers is None else workers):
@@ -187,9 +187,10 @@ def _write(
 ) -> tuple[Path, Path, Path] | None:
     """The tables, or None while other shards are at work."""
     names = list(settings)
-    with ScoreLog(out, plan, settings, shard) as log:
+    with ScoreLog(out, plan, settings, shard, versions=versions()) as log:
         if all(_is_complete(log.block(number), names) for number in range(blocks)):
-            return write_tables(log, blocks, names, about, out)
+            others = log.other_versions(blocks)
+            return write_tables(log, blocks, names, {**about, "other_versions": others} if others else about, out)
     return None
 
 
@@ -204,16 +205,20 @@ def survey(rows: Rows, batch_size: int, upright: bool = True) -> tuple[int, str]
 
 def provenance(labels: Sequence[Label], batch_size: int, upright: bool) -> dict[str, Any]:
     """Where the numbers come from: versions, and each scorer's scale and settings."""
-    libraries = {name: version(name) for name in ("torch", "transformers", "pillow", "numpy")}
     described = {
         label.name: {"scale": label.scale, "fingerprint": label.fingerprint, **label.settings} for label in labels
     }
     return {
-        "versions": {"palate": __version__, **libraries},
+        "versions": versions(),
         "batch_size": batch_size,
         "upright": upright,
         "scorers": described,
     }
+
+
+def versions() -> dict[str, str]:
+    """Of palate and of the libraries that have a say in a score."""
+    return {"palate": __version__} | {name: version(name) for name in ("torch", "transformers", "pillow", "numpy")}
 
 
 def _is_complete(record: Record | None, names: Sequence[str]) -> bool:

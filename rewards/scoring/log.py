@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -39,6 +39,7 @@ class Record:
     rows     key, image, prompt and sha256 of the image's bytes ("" where they cannot be read)
     columns  by scorer
     turn     how many records of the block came before, in all logs: the largest is the latest, in whichever file
+    versions of the libraries that computed what was new
     """
 
     plan: str
@@ -46,6 +47,7 @@ class Record:
     rows: tuple[Mapping[str, Any], ...]
     columns: Mapping[str, Column]
     turn: int = 0
+    versions: Mapping[str, str] = field(default_factory=dict)
 
     def to_line(self) -> bytes:
         """JSON with a newline at its end."""
@@ -57,7 +59,8 @@ class Record:
             }
             for name, column in self.columns.items()
         }
-        content = {"plan": self.plan, "block": self.block, "turn": self.turn, "rows": self.rows, "scores": scores}
+        content = {"plan": self.plan, "block": self.block, "turn": self.turn, "versions": dict(self.versions)}
+        content |= {"rows": self.rows, "scores": scores}
         # ASCII only: a lone surrogate in a prompt is then no obstacle.
         return json.dumps(content, allow_nan=False).encode("ascii") + b"\n"
 
@@ -74,8 +77,9 @@ class Record:
                 )
                 for name, column in content["scores"].items()
             }
-            # The first logs had no turns.
-            return cls(content["plan"], content["block"], tuple(content["rows"]), columns, int(content.get("turn", 0)))
+            # The first logs had no turns and no versions.
+            later = int(content.get("turn", 0)), dict(content.get("versions", {}))
+            return cls(content["plan"], content["block"], tuple(content["rows"]), columns, *later)
         except (ValueError, KeyError, TypeError, AttributeError):
             return None
 
@@ -131,6 +135,7 @@ class ScoreLog:
         settings: by scorer, the text under which scores may be reused: all that decides them but bytes and prompt.
         shard: the process's number and how many there are.
         reuse: folders of other runs, whose scores are taken over as those of other plans are.
+        versions: of the libraries in use, to be noted with each line.
     """
 
     def __init__(
@@ -140,7 +145,9 @@ class ScoreLog:
         settings: Mapping[str, str],
         shard: tuple[int, int] = (0, 1),
         reuse: Sequence[Path] = (),
+        versions: Mapping[str, str] | None = None,
     ) -> None:
+        self.versions = dict(versions or {})
         self.folder, self.plan, self.settings, self.reuse = folder, plan, dict(settings), tuple(reuse)
         self.file = folder / f"log-{shard[0]}-of-{shard[1]}.jsonl"
         self._lines: dict[int, list[tuple[int, Path, int]]] = {}
@@ -188,7 +195,8 @@ class ScoreLog:
         """Write a line, as the block's latest, and wait until it is on disk."""
         assert self._stream is not None, "append within the context"
         places = self._lines.setdefault(record.block, [])
-        record = replace(record, turn=max((turn for turn, _, _ in places), default=0) + 1)
+        turn = max((turn for turn, _, _ in places), default=0) + 1
+        record = replace(record, turn=turn, versions=self.versions)
         offset = self._stream.seek(0, os.SEEK_END)
         self._stream.write(record.to_line())
         self._stream.flush()
@@ -214,6 +222,16 @@ class ScoreLog:
                 }
                 records.append(replace(record, columns=valid))
         return History(tuple(records))
+
+    def other_versions(self, blocks: int) -> list[dict[str, str]]:
+        """Versions other than those in use that computed scores of this plan, in the order of their texts."""
+        found = {
+            json.dumps(dict(record.versions), sort_keys=True)
+            for number in range(blocks)
+            for record in self.history(number).records
+            if record.columns and record.versions
+        }
+        return [json.loads(text) for text in sorted(found - {json.dumps(self.versions, sort_keys=True)})]
 
     def elsewhere(self, scorer: str, sha256: str, prompt: str | None) -> float | None:
         """The score of the same bytes, prompt and settings in another plan; failures are tried again."""

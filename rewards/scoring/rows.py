@@ -87,7 +87,7 @@ def _open(path: Path, source: str, column: str | None) -> Rows:
     if path.is_dir():
         if (path / GENERATED).is_file():
             return _table(path / GENERATED, column)
-        found = (file for file in path.rglob("*") if _is_picture(file.relative_to(path)) and file.is_file())
+        found = (file for file in path.rglob("*") if _is_picture(file.relative_to(path)) and _is_row(file))
         files = sorted(found, key=_in_order)
         tables = sorted(file for file in path.iterdir() if file.suffix.lower() in _TABLES)
         if len(tables) == 1 and tables[0].suffix.lower() != ".json" and not tables[0].name.startswith("."):
@@ -103,7 +103,7 @@ def _open(path: Path, source: str, column: str | None) -> Rows:
         return _pictures(source, [path], path.parent, column)
     if glob.has_magic(source):
         found = sorted((Path(name) for name in glob.glob(str(path), recursive=True)), key=_in_order)
-        files = [file for file in found if file.is_file() and _is_picture(Path(file.name))]
+        files = [file for file in found if _is_picture(Path(file.name)) and _is_row(file)]
         if files:
             root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
             return _pictures(source, files, root, column)
@@ -121,6 +121,11 @@ def _in_order(file: Path) -> list[tuple[int, int, str]]:
 
 def _is_picture(file: Path) -> bool:
     return file.suffix.lower() in PICTURES and not any(part.startswith(".") for part in file.parts)
+
+
+def _is_row(file: Path) -> bool:
+    """A file, or a link to none: that is a row without a picture, and not left out without a word."""
+    return file.is_file() or (file.is_symlink() and not file.exists())
 
 
 def _pictures(source: str, files: list[Path], root: Path, column: str | None) -> Rows:
@@ -159,6 +164,8 @@ def _table(file: Path, column: str | None) -> Rows:
             return _groups(str(file))
         except UserError as error:
             raise UserError(f"{file} has no column 'image' and is no list of groups ({error})") from error
+    if next(table_rows(file), None) is None:
+        raise UserError(f"{file} holds no images: it has no rows")
     if column is not None and column not in columns:
         raise UserError(f"the prompts {column!r} are neither a file nor a column of {file}, which has {_join(columns)}")
     prompt = column or next((name for name in _PROMPT if name in columns), None)
@@ -175,6 +182,8 @@ def _row(row: Mapping[str, Any], place: str, root: Path, prompt: str | None) -> 
     if FAULT in row:
         return Row(place, str(image or ""), None, None, f"{place}: {row[FAULT]}")
     key = next((str(row[name]) for name in _KEY if row.get(name) is not None), None)
+    if isinstance(image, bytes):
+        image = {"bytes": image}
     if isinstance(image, dict):  # as `datasets` stores pictures in Parquet
         data, image = image.get("bytes"), str(image.get("path") or key or place)
         if isinstance(data, bytes):
@@ -187,10 +196,15 @@ def _row(row: Mapping[str, Any], place: str, root: Path, prompt: str | None) -> 
 
 
 def columns_of(file: Path) -> list[str]:
-    """Of a table's first row; a JSON Lines file may leave out in one row what it has in another."""
-    if file.suffix.lower() == ".parquet":
+    """Of a table's head; a JSON Lines file has none and may leave out in one row what it has in another."""
+    suffix = file.suffix.lower()
+    if suffix == ".parquet":
         with open_parquet(file) as parquet:
             return list(parquet.schema_arrow.names)
+    if suffix in (".csv", ".tsv"):
+        header: list[str] = []
+        next(read_csv_rows(file, header.extend), None)
+        return header
     return list(dict.fromkeys(name for _, row in itertools.islice(table_rows(file), 20) for name in row))
 
 
@@ -222,6 +236,8 @@ def _with_prompts(rows: Rows, file: Path) -> Rows:
 
         return Rows(rows.source, read, True, rows.skipped)
     prompts = _mapping(file)
+    if not prompts:
+        raise UserError(f"{file} holds no prompts: no row has both an image and a prompt")
     shared = Counter(Path(row.image).name for row in rows.read())
 
     def read_named() -> Iterator[Row]:

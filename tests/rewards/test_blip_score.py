@@ -129,10 +129,10 @@ def test_what_is_no_retrieval_checkpoint_is_refused(folder, tmp_path):
     ):
         open_blip_itc(tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="has 5 tokens and the text tower of blip_itc 20"):
+    with pytest.raises(UserError, match=r"no vocabulary for blip_itc is found at .*empty, "):
         open_blip_itc(folder, tokenizer=tmp_path / "empty")
     model = BlipForImageTextRetrieval.from_pretrained(folder)
     kept = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("itm_head")}
     model.save_pretrained(tmp_path, state_dict=kept)
-    with pytest.raises(UserError, match=r"lacks 2 tensors .*\(itm_head.bias, itm_head.weight"):
+    with pytest.raises(UserError, match=r"lacks itm_head.bias \(2 tensors in all\)"):
         open_blip_itm(tmp_path)

@@ -1,5 +1,8 @@
+import hashlib
 import io
 import os
+import re
+import shutil
 
 import numpy as np
 import open_clip
@@ -12,6 +15,7 @@ from torchvision.transforms.v2 import functional as tv
 from transformers import CLIPImageProcessor, CLIPModel
 
 from palate.errors import UserError
+from palate.rewards import aesthetic
 from palate.rewards.aesthetic import HEAD_FILE, collapse, open_aesthetic
 from palate.rewards.clip_keys import Heads
 from palate.rewards.clip_score import open_clip_score
@@ -226,6 +230,29 @@ def test_a_wrong_head_is_told(quick_gelu_folder, tmp_path):
         open_aesthetic(quick_gelu_folder, tmp_path / "head.pth")
     with pytest.raises(UserError, match=r"none.pth does not exist; give the path of sac\+logos"):
         open_aesthetic(quick_gelu_folder, tmp_path / "none.pth")
+
+
+def test_the_official_head_is_known_by_its_checksum_in_the_cache_too(
+    quick_gelu_folder, head_file, tmp_path, monkeypatch
+):
+    downloads = []
+
+    def download(url: str, file: str, hash_prefix: str, progress: bool) -> None:
+        downloads.append((url, file, hash_prefix))
+        shutil.copy(head_file, file)
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    monkeypatch.setattr(aesthetic, "HEAD_SHA256", hashlib.sha256(head_file.read_bytes()).hexdigest())
+    cached = tmp_path / "checkpoints" / HEAD_FILE
+    for _ in range(2):
+        open_aesthetic(quick_gelu_folder)
+    assert downloads == [(aesthetic.HEAD_URL, str(cached), aesthetic.HEAD_SHA256)]
+    torch.save({name: value + 1 for name, value in torch.load(head_file, weights_only=True).items()}, cached)
+    with pytest.raises(UserError, match=f"^{re.escape(str(cached))} is damaged or another head; remove it") as told:
+        open_aesthetic(quick_gelu_folder)
+    assert "\n" not in str(told.value)
+    open_aesthetic(quick_gelu_folder, cached)  # the user's own
 
 
 def test_an_unknown_version_of_hps_is_told(hps_file):

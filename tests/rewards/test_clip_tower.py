@@ -1,4 +1,6 @@
+import json
 import logging
+import shutil
 
 import open_clip
 import pytest
@@ -223,3 +225,24 @@ def test_a_feature_comes_as_a_tensor_or_as_pooler_output():
     assert projected(feature) is feature
     with pytest.raises(TypeError, match="got a str without a feature"):
         projected("?")
+
+
+@pytest.mark.parametrize("cut", [0, 100, 5000])
+def test_a_damaged_file_of_weights_is_one_line(gelu_folder, tmp_path, cut):
+    shutil.copytree(gelu_folder, tmp_path / "part")
+    file = tmp_path / "part" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:cut])
+    with pytest.raises(UserError, match=r"part cannot be loaded as a CLIP model \(.+\); give a folder or a hub id"):
+        ClipTower.open(tmp_path / "part", "gelu")
+    with pytest.raises(UserError, match=r"nowhere cannot be loaded as a CLIP model \(there is no such folder"):
+        ClipTower.open(tmp_path / "nowhere", "gelu")
+
+
+def test_weights_of_another_size_are_named(gelu_folder, tmp_path):
+    shutil.copytree(gelu_folder, tmp_path / "other")
+    file = tmp_path / "other" / "config.json"
+    config = json.loads(file.read_text())
+    config["projection_dim"] += 2
+    file.write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"lacks .*projection.weight in the size that its config.json tells"):
+        ClipTower.open(tmp_path / "other", "gelu")

@@ -387,8 +387,8 @@ def test_files_that_are_not_there_or_are_cut_are_named(weights, tmp_path):
 
 
 def test_a_tokenizer_of_another_vocabulary_is_refused(weights, tmp_path):
-    """transformers answers an empty folder with a tokenizer to which every word is unknown."""
-    with pytest.raises(UserError, match=f"has 5 tokens and the text tower of imagereward {len(WORDS) + 2}"):
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDS[:7]))
+    with pytest.raises(UserError, match=f"has 7 tokens and the text tower of imagereward {len(WORDS) + 2}"):
         open_imagereward(weights, tokenizer=tmp_path)
 
 

@@ -140,8 +140,9 @@ def test_opaque_rgba_and_palette_pictures_are_their_rgb():
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int32])
 def test_16_bit_grey_is_scaled_and_not_cut_off(dtype):
-    levels = np.array([[0, 257, 32768, 65535]], dtype=dtype)
-    assert np.asarray(to_rgb(Image.fromarray(levels)))[0].tolist() == [[0] * 3, [1] * 3, [128] * 3, [255] * 3]
+    levels = np.array([[0, 128, 129, 257, 32768, 65406, 65535]], dtype=dtype)
+    rounded = [0, 0, 1, 1, 128, 254, 255]  # level / 257 is 0, 0.498, 0.502, 1, 127.502, 254.498, 255
+    assert np.asarray(to_rgb(Image.fromarray(levels)))[0].tolist() == [[grey] * 3 for grey in rounded]
 
 
 def test_float_pixels_are_refused():

@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from palate.errors import UserError
@@ -64,8 +65,6 @@ def test_wrong_assets_are_told(tmp_path):
 
 
 def test_the_settings_tell_what_decides_the_numbers(gelu_folder, quick_gelu_folder):
-    import torch
-
     one = open_scorer("pickscore", weights=gelu_folder)
     same = open_scorer("pickscore", weights=str(gelu_folder), device="cpu")
     assert one.fingerprint == same.fingerprint
@@ -105,8 +104,10 @@ def test_what_a_reward_tells_of_itself_is_part_of_its_settings(monkeypatch):
     class Asked(Brightness):
         settings = MappingProxyType({"question": "how bright?", "round": 1})
 
-    assert scorer_of(Asked()).settings == {"question": "how bright?", "round": 1}
-    assert scorer_of(Asked(), round=2).settings == {"question": "how bright?", "round": 2}
+    told = scorer_of(Asked()).settings
+    assert told.keys() == {"palate", "content", "question", "round"}
+    assert (told["question"], told["round"]) == ("how bright?", 1)
+    assert scorer_of(Asked(), round=2).settings == {**told, "round": 2}
     assert scorer_of(Asked()).fingerprint != scorer_of(Brightness()).fingerprint
     monkeypatch.setattr(registry, "entry_points", lambda group: [OWN])
     monkeypatch.setattr(sys.modules[__name__], "Brightness", Asked)
@@ -149,6 +150,44 @@ def test_another_package_brings_a_reward(monkeypatch):
     with pytest.raises(UserError, match="broken, which is no_such_module_at_all:open, cannot be imported"):
         open_reward("broken")
     assert "pickscore" not in registry.plugins()
+
+
+def open_badly(**assets: object) -> Brightness:
+    raise ERRORS[str(assets["weights"])]
+
+
+ERRORS = {
+    "key": KeyError("layers"),
+    "lines": ValueError("\n the file is old\nread the manual"),
+    "silent": RuntimeError(),
+    "own": UserError("give a folder"),
+    "memory": MemoryError(),
+    "cuda": torch.OutOfMemoryError("CUDA out of memory"),
+}
+
+
+@pytest.mark.parametrize(
+    ("weights", "reason"),
+    [("key", "KeyError: 'layers'"), ("lines", "ValueError: the file is old"), ("silent", "RuntimeError")],
+)
+def test_an_opener_of_another_package_that_raises_is_one_line(monkeypatch, weights, reason):
+    bad = EntryPoint("bad", f"{__name__}:open_badly", registry.GROUP)
+    monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or __import__(__name__))
+    monkeypatch.setattr(registry, "entry_points", lambda group: [bad])
+    with pytest.raises(UserError) as told:
+        open_scorer("bad", weights=weights)
+    assert str(told.value) == f"bad, which is {__name__}:open_badly, cannot be opened ({reason})"
+    assert told.value.__cause__ is ERRORS[weights]
+
+
+@pytest.mark.parametrize("weights", ["own", "memory", "cuda"])
+def test_what_is_no_fault_of_another_packages_opener_passes(monkeypatch, weights):
+    bad = EntryPoint("bad", f"{__name__}:open_badly", registry.GROUP)
+    monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or __import__(__name__))
+    monkeypatch.setattr(registry, "entry_points", lambda group: [bad])
+    with pytest.raises(type(ERRORS[weights])) as told:
+        open_scorer("bad", weights=weights)
+    assert told.value is ERRORS[weights]
 
 
 def test_a_function_is_a_reward():

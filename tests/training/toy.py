@@ -125,7 +125,8 @@ class ToyInParts(ToyTask):
 
         def keep(tensor: torch.Tensor) -> _Kept:
             held = _Kept(tensor)
-            kept.append(weakref.ref(held))
+            if tensor.ndim > 1:  # an activation of the network
+                kept.append(weakref.ref(held))
             return held
 
         for half in range(self.parts):

@@ -39,6 +39,8 @@ def test_a_tie_is_predicted_up_to_the_threshold():
     difference, outcome = np.array([logit(0.65), logit(0.649)]), np.array([0, 0])
     assert agreement(difference, outcome, threshold=0.3).accuracy_threshold == pytest.approx(0.75)
     assert agreement(difference, outcome, threshold=0.31).accuracy_threshold == 1
+    far = np.array([1000.0, -1000.0])  # probabilities 1 and 0 in floats: they differ by 1
+    assert agreement(far, outcome, threshold=1.0).accuracy_threshold == 1
 
 
 def test_the_threshold_is_the_best_of_eleven():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -171,3 +172,13 @@ def test_a_log_without_turns_is_older_than_any_with(tmp_path):
     assert newest is not None
     assert (newest.turn, newest.rows[0]["sha256"], newest.columns["a"].values) == (1, "y", (2.0,))
     assert Record.from_line(record(7, "x", a=1.0).to_line()) == record(7, "x", a=1.0)
+
+
+def test_a_record_is_on_the_disk_when_append_returns(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append((os.fstat(file).st_ino, os.fstat(file).st_size)))
+    with ScoreLog(tmp_path, "plan", {"a": "s"}) as log:
+        for turn in (1, 2):
+            log.append(record(turn, "x", a=1.0))
+            told = log.file.stat()
+            assert synced[-1:] == [(told.st_ino, told.st_size)]

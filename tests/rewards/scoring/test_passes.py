@@ -15,7 +15,7 @@ from palate.rewards.function import from_function
 from palate.rewards.reward import BatchedReward, Failure, PixelReward, report_failure
 from palate.rewards.scorer import open_scorer, scorer_of
 from palate.rewards.scoring.batch import score_images, score_in_passes
-from palate.rewards.scoring.passes import passes_of, plan_passes, weights_gb
+from palate.rewards.scoring.passes import passes_of, plan_passes, room_gb, weights_gb
 
 CPU = torch.device("cpu")
 
@@ -50,6 +50,13 @@ def test_weights_count_by_their_files_and_else_by_the_registry(tmp_path):
     assert weights_gb("pickscore", {}, None) == 2 * weights_gb("pickscore", {}, torch.float16) == 4.0
     assert weights_gb("vlm_judge", {}, None) == weights_gb("vlm_judge", {}, torch.float32) / 2
     assert weights_gb("sharpness", {}, None) == 0
+
+
+def test_weights_may_take_seven_tenths_of_the_free_memory(monkeypatch):
+    monkeypatch.setattr(Path, "read_text", lambda self: "MemTotal: 9 kB\nMemAvailable:   20000000 kB\n")
+    assert room_gb(CPU) == pytest.approx(14.336)  # kB are 1024 bytes
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10 * 10**9, 80 * 10**9))
+    assert room_gb(torch.device("cuda")) == pytest.approx(7)
 
 
 def test_two_passes_write_what_one_writes(pictures, tmp_path, gelu_folder, hps_file, monkeypatch):

@@ -1,8 +1,16 @@
 """What `palate score` makes of a manifest's rows."""
 
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from palate.errors import UserError
+from palate.rewards.function import from_function
+from palate.rewards.scorer import scorer_of
+from palate.rewards.scoring.batch import score_images
 from palate.rewards.scoring.rows import open_rows
 
 
@@ -34,3 +42,51 @@ def test_a_name_that_two_pictures_have_stands_for_neither(tmp_path):
     (tmp_path / "prompts.json").write_text('{"1.png": "a cat", "2.png": "a dog"}')
     rows = {row.image: row.prompt for row in open_rows(tmp_path, tmp_path / "prompts.json").read()}
     assert rows == {"1.png": "a cat", "sub/1.png": None, "sub/2.png": "a dog"}
+
+
+@pytest.mark.parametrize("text", ["", "image,prompt\n", "image\n"])
+def test_a_manifest_without_rows_has_no_images(tmp_path, text):
+    (tmp_path / "e.csv").write_text(text)
+    with pytest.raises(UserError, match=r"e\.csv holds no images: it has no rows$"):
+        open_rows(tmp_path / "e.csv")
+
+
+def test_a_table_of_prompts_without_rows_is_refused_and_columns_are_those_of_the_header(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "prompts.csv").write_text("image,prompt\n")
+    with pytest.raises(UserError, match=r"prompts\.csv holds no prompts"):
+        open_rows(tmp_path / "a.png", tmp_path / "prompts.csv")
+    (tmp_path / "list.csv").write_text("image,wish\na.png,red, left\n")
+    with pytest.raises(UserError, match=r"list\.csv, which has image, wish$"):
+        open_rows(tmp_path / "list.csv", "prompt")
+
+
+def test_a_parquet_manifest_holds_plain_bytes_or_what_datasets_writes(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    plain = {"image": pa.array([data, None], pa.binary()), "prompt": ["red", "blue"]}
+    pq.write_table(pa.table(plain), tmp_path / "plain.parquet")
+    first, second = open_rows(tmp_path / "plain.parquet").read()
+    assert (first.key, first.image, first.prompt, first.data) == (*["plain.parquet, row 0"] * 2, "red", data)
+    assert second.fault == "plain.parquet, row 1: no image"
+    pq.write_table(pa.table({**plain, "id": ["x", "y"]}), tmp_path / "named.parquet")
+    assert [row.key for row in open_rows(tmp_path / "named.parquet").read()] == ["x", "y"]
+    nested = {"image": [{"bytes": data, "path": "a.png"}], "prompt": ["red"]}
+    pq.write_table(pa.table(nested), tmp_path / "nested.parquet")
+    (row,) = open_rows(tmp_path / "nested.parquet").read()
+    assert (row.key, row.data) == ("a.png", data)
+
+
+@pytest.mark.parametrize("pattern", ["", "*.png"])
+def test_a_link_to_nothing_is_a_row_without_a_picture(tmp_path, pattern):
+    folder = tmp_path / "pictures"
+    (folder / "below.png").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(folder / "a.png")
+    (folder / "b.png").symlink_to("nowhere.png")
+    (folder / "c.png").symlink_to("below.png")
+    (folder / "d.png").symlink_to("a.png")
+    width = scorer_of(from_function("width", lambda prompt, image: image.width, needs_prompts=False))
+    done = score_images(str(folder / pattern), [width], tmp_path / "out")
+    rows = [json.loads(line) for line in (tmp_path / "out/scores.jsonl").read_text().splitlines()]
+    assert [(row["image"], row["width"]) for row in rows] == [("a.png", 8), ("b.png", None), ("d.png", 8)]
+    assert done.reasons == (("b.png", "file not found"),)

@@ -132,6 +132,16 @@ def test_pixels_travel_without_loss(mode):
     assert picture.info["exif"]
 
 
+def test_what_else_a_file_brought_does_not_travel():
+    picture, exif = pictures(1)[0], Image.Exif()
+    exif[0x010E] = "SECRET"
+    texts = dict.fromkeys(("comment", "xmp", "icc_profile", "photoshop"), b"SECRET")
+    picture.info = {**texts, "exif": exif.tobytes(), "Software": "SECRET", "compression": "jpeg"}
+    sent = encoded(picture)
+    assert b"SECRET" not in sent
+    np.testing.assert_array_equal(np.asarray(read_picture(sent)), np.asarray(picture))  # JPEG would lose some
+
+
 def test_the_token_comes_from_the_environment_and_is_never_shown(monkeypatch):
     width = scorer_of(from_function("width", lambda prompt, picture: picture.width))
     monkeypatch.delenv("PALATE_TOKEN", raising=False)

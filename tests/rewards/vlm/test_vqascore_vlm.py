@@ -7,7 +7,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from palate.errors import UserError
 from palate.rewards.reward import Failure, PixelReward, Reward
-from palate.rewards.vqascore_vlm import open_vqascore_vlm
+from palate.rewards.vqascore_vlm import VqaScoreVlm, open_vqascore_vlm
 
 PROMPTS = ["a red circle", 'two big blue squares left of {a} "dog"', "x"]
 
@@ -40,6 +40,9 @@ def test_it_is_the_probability_of_yes(reward, qwen_folder, media):
     np.testing.assert_allclose(scores, expected, rtol=1e-5)
     assert len(set(scores.tolist())) == 3
     np.testing.assert_allclose(reward.score(PROMPTS[2:], media[2:]), expected[2:], rtol=1e-5)
+    plain = VqaScoreVlm(reward.vlm)
+    assert plain.settings == reward.settings == {"template": 'Does this image show "{prompt}"?', "word": "Yes"}
+    np.testing.assert_allclose(plain.score(PROMPTS, media), expected, rtol=1e-5)
 
 
 def test_template_and_word_decide(qwen_folder, media, tmp_path):
