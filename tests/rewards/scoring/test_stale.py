@@ -1,0 +1,85 @@
+"""What was computed in another way is never given as today's: another version, other weights, another function."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from PIL import Image
+
+from palate.rewards import scorer as scorer_module
+from palate.rewards.function import from_function
+from palate.rewards.pickscore import open_pickscore
+from palate.rewards.scorer import open_scorer, scorer_of
+from palate.rewards.scoring import batch
+from palate.rewards.scoring.batch import score_images
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three pictures with a prompt each."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(3):
+        Image.new("RGB", (40, 32), (50 * number, 9, 9)).save(pictures / f"{number}.png")
+    rows = [{"image": f"{number}.png", "prompt": "a red dog"} for number in range(3)]
+    (pictures / "images.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    return pictures
+
+
+def test_scores_of_another_version_of_palate_are_made_anew(folder, tmp_path, gelu_folder, monkeypatch):
+    out = tmp_path / "out"
+    assert score_images(folder, [open_scorer("pickscore", weights=gelu_folder)], out).new == {"pickscore": 3}
+    assert score_images(folder, [open_scorer("pickscore", weights=gelu_folder)], out).new == {"pickscore": 0}
+    monkeypatch.setattr(scorer_module, "__version__", "99.0")
+    assert score_images(folder, [open_scorer("pickscore", weights=gelu_folder)], out).new == {"pickscore": 3}
+    assert json.loads((out / "scores.meta.json").read_text())["scorers"]["pickscore"]["palate"] == "99.0"
+
+
+def test_the_provenance_tells_what_is_seen_and_by_which_libraries(folder, tmp_path, gelu_folder, monkeypatch):
+    scorers, out = [open_scorer("pickscore", weights=gelu_folder)], tmp_path / "out"
+    score_images(folder, scorers, out)
+    meta = json.loads((out / "scores.meta.json").read_text())
+    assert "middle square" in meta["scorers"]["pickscore"]["input"]
+    assert "other_versions" not in meta
+    old = batch.versions()
+    monkeypatch.setattr(batch, "versions", lambda: {**old, "torch": "99.0"})
+    Image.new("RGB", (40, 32)).save(folder / "3.png")
+    with (folder / "images.jsonl").open("a") as lines:
+        lines.write(json.dumps({"image": "3.png", "prompt": "a cat"}) + "\n")
+    assert score_images(folder, scorers, out, batch_size=1).new == {"pickscore": 1}
+    meta = json.loads((out / "scores.meta.json").read_text())
+    assert meta["versions"]["torch"] == "99.0"
+    monkeypatch.setattr(batch, "versions", lambda: {**old, "torch": "100.0"})
+    score_images(folder, scorers, out, batch_size=1)
+    meta = json.loads((out / "scores.meta.json").read_text())
+    assert (meta["versions"]["torch"], meta["other_versions"]) == ("100.0", [{**old, "torch": "99.0"}])
+
+
+def test_a_reward_opened_by_hand_is_known_by_its_weights(folder, tmp_path, make_transformers, gelu_folder):
+    model, second = open_pickscore(gelu_folder), open_pickscore(gelu_folder)
+    second.tower.model.visual_projection.weight.data[0, 0] += 0.5
+    out = tmp_path / "out"
+    assert score_images(folder, [scorer_of(model)], out).new == {"pickscore": 3}
+    assert score_images(folder, [scorer_of(open_pickscore(gelu_folder))], out).new == {"pickscore": 0}
+    assert score_images(folder, [scorer_of(second)], out).new == {"pickscore": 3}
+
+
+def test_an_edited_function_is_another_scorer(folder, tmp_path):
+    def first(prompt, picture):
+        return picture.width
+
+    def edited(prompt, picture):
+        return picture.height
+
+    out = tmp_path / "out"
+    assert score_images(folder, [scorer_of(from_function("side", first))], out).new == {"side": 3}
+    assert score_images(folder, [scorer_of(from_function("side", first))], out).new == {"side": 0}
+    assert score_images(folder, [scorer_of(from_function("side", edited))], out).new == {"side": 3}
+
+
+def test_a_very_thin_picture_costs_its_own_score_and_nothing_else(folder, tmp_path, gelu_folder):
+    Image.new("RGB", (1, 300_000)).save(folder / "1.png")
+    done = score_images(folder, [open_scorer("pickscore", weights=gelu_folder)], tmp_path / "out")
+    assert done.failures == {"pickscore": 1}
+    assert done.reasons == (("1.png", "1 x 300000 pixels: one side is more than 200 times the other"),)
