@@ -11,7 +11,7 @@ def train_command(
     recipe: Annotated[str, typer.Argument(help="A YAML recipe, or a name from `palate recipe list`.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, such as training.steps=200")] = None,
 ) -> None:
-    """Align a model, or train a reward model, as a recipe says. The same command goes on where a run stopped."""
+    """Align a model, or train a reward model or SPO's step-aware judge, as a recipe says. The same command goes on where a run stopped."""
     from ..t2i.recipes import find_recipe
     from ..training.recipe import check_recipe, read_recipe
 
@@ -25,6 +25,12 @@ def train_command(
         settings = check_recipe(values, [], RewardRecipe, recipe)
 
         from ..rewards.learn.fit import fit_reward as run
+    elif _method(values) == "step_aware":
+        from ..t2i.step_aware.config import StepAwareRecipe
+
+        settings = check_recipe(values, [], StepAwareRecipe, recipe)
+
+        from ..t2i.step_aware.fit import fit_step_aware as run
     else:
         from ..t2i.recipe import Recipe
 
