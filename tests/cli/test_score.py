@@ -108,6 +108,7 @@ def test_shards_and_a_column_of_prompts(score):
         (("pictures", "--with", "pickscor"), "there is no scorer 'pickscor'; did you mean pickscore?"),
         (("nowhere", "--with", "sharpness"), "nowhere does not exist; give a folder"),
         (("empty", "--with", "sharpness"), "empty holds no images"),
+        (("e.csv", "--with", "pickscore"), "e.csv holds no images: it has no rows"),
         (("*.gif", "--with", "sharpness"), "no images match '*.gif'"),
         (("loose", "--with", "pickscore,sharpness"), "loose has no prompts, and pickscore need them; give --prompts"),
         (("pictures", "--with", "pickscore", "--prompts", "nix"), "the prompts 'nix' are neither a file nor a column"),
@@ -127,6 +128,7 @@ def test_shards_and_a_column_of_prompts(score):
 )
 def test_a_users_mistake_is_one_line(score, arguments, told):
     Path("empty").mkdir()
+    Path("e.csv").write_text("image,prompt\n")
     Path("loose").mkdir()
     Image.new("RGB", (9, 9)).save("loose/a.png")
     code, _, err = score(*arguments)
