@@ -36,7 +36,6 @@ OBJECTIVES: dict[str, Objective] = {
     "soft_dpo": soft_dpo,
     "em_dpo": em_dpo,
     "clipped_dpo": clipped_dpo,
-    "sft": sft,
 }
 
 __all__ = [
