@@ -11,10 +11,10 @@ import typer
 from .scorers import DEVICE, DTYPE, place
 
 if TYPE_CHECKING:
-    from ..t2i.build.caption_plan import CaptionPlan
-    from ..t2i.build.captions import Captioned
-    from ..t2i.build.perturb import ModelPerturber
-    from ..t2i.build.rule_perturber import RulePerturber
+    from ..t2i.build.captions.build import Captioned
+    from ..t2i.build.captions.perturb import ModelPerturber
+    from ..t2i.build.captions.plan import CaptionPlan
+    from ..t2i.build.captions.rules import RulePerturber
 
 _MODE = (
     "caption: each candidate has what its picture shows (DCPO-c); perturb: the winner keeps the prompt, the losers "
@@ -71,9 +71,9 @@ def captions_command(
     decoding = {name: value for name, value in decoding.items() if value is not None}
     where: dict[str, Any] = {"batch_size": batch_size, **_placed(device, dtype)}
     writer = _perturber(mode, perturber, strength, seed, perturb_template, decoding, where)
-    from ..t2i.build import captioner as captioning
-    from ..t2i.build.caption_plan import CaptionPlan, Source
-    from ..t2i.build.captions import caption_groups
+    from ..t2i.build.captions import captioner as captioning
+    from ..t2i.build.captions.build import caption_groups
+    from ..t2i.build.captions.plan import CaptionPlan, Source
     from .stages import stages
 
     question = read_template(caption_template, captioning.TEMPLATE)
@@ -108,11 +108,11 @@ def _perturber(
         given = [*(["perturb_template"] if template is not None else []), *decoding]
         if given:
             raise UserError(f"--{given[0].replace('_', '-')} is for a model: name one by --perturber")
-        from ..t2i.build.rule_perturber import RulePerturber
+        from ..t2i.build.captions.rules import RulePerturber
 
         return None if model is None and mode == "caption" else RulePerturber(strength, seed)
-    from ..t2i.build.perturb import TEMPLATE, ModelPerturber
-    from ..t2i.build.text_model import Decoding
+    from ..t2i.build.captions.perturb import TEMPLATE, ModelPerturber
+    from ..t2i.build.captions.text_model import Decoding
 
     return ModelPerturber(model, strength, seed, read_template(template, TEMPLATE), Decoding(**decoding), **where)
 

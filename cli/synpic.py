@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .score import _launched, _shard
-from .scorers import DEVICE, WEIGHTS, WITH, place, read_assets, read_names, split_names
+from .scorers import DEVICE, WEIGHTS, WITH, launched, place, read_assets, read_names, read_shard, split_names
 
 if TYPE_CHECKING:
-    from ..t2i.build.generators import Generator
-    from ..t2i.build.synpic import SynPic
+    from ..t2i.build.synpic.build import SynPic
+    from ..t2i.build.synpic.generators import Generator
 
 _FROM = (
     "Models, with commas between: diffusers folders, hub ids, tiny-sdxl or tiny-sd3. NAME=MODEL gives one a name of "
@@ -57,7 +56,7 @@ def synpic_command(
     or left to the other shards; 2 the request cannot be met.
     """
     names = read_names(scorers)
-    part, alone = _launched() if shard is None else _shard(shard), shard is not None
+    part, alone = launched() if shard is None else read_shard(shard), shard is not None
     assets = read_assets(weights or [])
     given = {"images": images, "steps": steps, "guidance": guidance, "resolution": resolution}
     given |= {"lora": lora, "revision": revision, "variant": variant}
@@ -66,7 +65,7 @@ def synpic_command(
 
     texts = [text for file in prompts for text in read_prompts(file)]
     placed, _ = place(device, None)
-    from ..t2i.build.synpic import build_synpic
+    from ..t2i.build.synpic.build import build_synpic
     from .stages import stages
 
     with stages() as (say, advance):
@@ -90,7 +89,7 @@ def synpic_command(
 def _generators(models: list[str], given: Mapping[str, list[str] | None]) -> list[Generator]:
     """`["base=sdxl,sd3"]` and each setting's texts as generators."""
     from ..errors import UserError
-    from ..t2i.build.generators import Generator
+    from ..t2i.build.synpic.generators import Generator
 
     paths: dict[str, str] = {}
     for text in (part for several in models for part in split_names(several)):
@@ -125,8 +124,8 @@ def _by_name(setting: str, texts: list[str], names: list[str]) -> dict[str, Any]
 
 
 def _tell(done: SynPic, out: Path, as_json: bool) -> None:
-    from ..t2i.build.synpic import pictures_folder
-    from ..t2i.build.synpic_groups import REPORT
+    from ..t2i.build.synpic.build import pictures_folder
+    from ..t2i.build.synpic.groups import REPORT
 
     if as_json:
         typer.echo(json.dumps(asdict(done), ensure_ascii=False))

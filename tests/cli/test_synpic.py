@@ -105,8 +105,8 @@ def test_several_processes(palate, monkeypatch):
 
 
 def test_what_is_left_out_is_named(palate, monkeypatch):
-    monkeypatch.setattr("palate.t2i.build.drawing._FLAT", 256)  # every picture is as good as black
-    monkeypatch.setattr("palate.t2i.build.synpic_groups.is_flat", lambda data: False)
+    monkeypatch.setattr("palate.t2i.build.synpic.drawing._FLAT", 256)  # every picture is as good as black
+    monkeypatch.setattr("palate.t2i.build.synpic.groups.is_flat", lambda data: False)
     Path("prompts.txt").write_text("\n".join([*PROMPTS, "a cat of another world"]))
     code, out, err = palate("data", "synpic", *BASIC)
     assert code == 0, err

@@ -24,8 +24,8 @@ from palate.datasets.shapes.prompts import draw_prompts
 from palate.errors import UserError
 from palate.rewards.function import from_function
 from palate.rewards.scorer import scorer_of
-from palate.t2i.build.generators import Generator
-from palate.t2i.build.synpic import SynPic, build_synpic
+from palate.t2i.build.synpic.build import SynPic, build_synpic
+from palate.t2i.build.synpic.generators import Generator
 from palate.t2i.models.checkpoint import find_checkpoint
 from palate.t2i.models.model import TextToImageModel
 
@@ -263,7 +263,7 @@ def test_a_picture_that_is_lost_or_replaced_is_drawn_or_scored_anew(tmp_path):
 
 def test_prompts_that_come_twice_and_many_at_once(tmp_path, whole, monkeypatch):
     """One group for each prompt; and text encoders that are loaded anew for the last prompt change nothing."""
-    monkeypatch.setattr("palate.t2i.build.drawing._PROMPTS_AT_ONCE", 5)
+    monkeypatch.setattr("palate.t2i.build.synpic.drawing._PROMPTS_AT_ONCE", 5)
     assert build(tmp_path / "groups", prompts=[*PROMPTS[:3], PROMPTS[0], *PROMPTS[3:]]).groups == 7
     assert contents(tmp_path / "groups") == contents(whole[1])
 

@@ -20,21 +20,21 @@ from typing import Any, TypeVar
 import torch
 from PIL import Image
 
-from ...datasets.ahead import default_workers, ordered_map
-from ...datasets.digest import digest
-from ...datasets.group import Group
-from ...datasets.images import UnreadableImageError, decode
-from ...datasets.parquet import Written, write_groups
-from ...datasets.readable import readable_groups
-from ...datasets.skips import SkipLog, Skipped
-from ...errors import UserError
-from ...training.disk import write_json
+from ....datasets.ahead import default_workers, ordered_map
+from ....datasets.digest import digest
+from ....datasets.group import Group
+from ....datasets.images import UnreadableImageError, decode
+from ....datasets.parquet import Written, write_groups
+from ....datasets.readable import readable_groups
+from ....datasets.skips import SkipLog, Skipped
+from ....errors import UserError
+from ....training.disk import write_json
 from .answers import Answer, AnswerLog
-from .caption_plan import PROVENANCE, CaptionPlan, Source, provenance, require_room, require_source
 from .captioner import Captioner
 from .dual import Draft, draft, finish
 from .perturb import ModelPerturber
-from .rule_perturber import RulePerturber
+from .plan import PROVENANCE, CaptionPlan, Source, provenance, require_room, require_source
+from .rules import RulePerturber
 
 Advance = Callable[[str, int, int], None]
 Asked = TypeVar("Asked")

@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from ...datasets.shapes.prompts import parse
-from ...diffusion.draws import Stream, generator_for
+from ....datasets.shapes.prompts import parse
+from ....diffusion.draws import Stream, generator_for
 from .lexicon import Lexicon, Sense, english, shapes_world
 from .strength import share_of
 from .word_edits import Edit, Word, apply_edits, cased, words_of

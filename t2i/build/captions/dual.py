@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ...datasets.group import Group
-from ...datasets.skips import Skipped
+from ....datasets.group import Group
+from ....datasets.skips import Skipped
 from .answers import Answer
 
 MODES = {

@@ -14,18 +14,18 @@ from typing import Any
 
 import torch
 
-from ...errors import UserError
-from ...rewards.labels.ensemble import Ensemble
-from ...rewards.labels.label import scores_folder
-from ...rewards.scorer import Scorer, require_names
-from ...rewards.scoring.batch import score_in_passes
-from ...rewards.scoring.passes import passes_of
-from ...rewards.scoring.rows import Row, Rows
+from ....errors import UserError
+from ....rewards.labels.ensemble import Ensemble
+from ....rewards.labels.label import scores_folder
+from ....rewards.scorer import Scorer, require_names
+from ....rewards.scoring.batch import score_in_passes
+from ....rewards.scoring.passes import passes_of
+from ....rewards.scoring.rows import Row, Rows
 from .drawing import draw_missing
+from .folder import alone, claim
 from .generators import Generator, open_generators
-from .synpic_folder import alone, claim
-from .synpic_groups import LeftOut, read_report, write_whole_groups
-from .synpic_plan import Plan, make_plan
+from .groups import LeftOut, read_report, write_whole_groups
+from .plan import Plan, make_plan
 
 
 @dataclass(frozen=True)

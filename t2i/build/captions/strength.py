@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...errors import UserError
+from ....errors import UserError
 
 STRENGTHS = {"weak": 0.4, "medium": 0.6, "strong": 0.8}
 """Share of the words that are changed."""

@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from ..gallery import load_lora
-from ..generate import draw_pictures
+from ...gallery import load_lora
+from ...generate import draw_pictures
+from ..samples import png
+from .folder import write_whole
 from .generators import OpenGenerator
-from .samples import png
-from .synpic_folder import write_whole
-from .synpic_plan import Picture, Plan
+from .plan import Picture, Plan
 
 _PROMPTS_AT_ONCE = 256
 """Whose embeddings are in memory together, 1.4 GB for SD3 in float32; for more, the text encoders are loaded again."""

@@ -9,18 +9,18 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ... import __version__
-from ...datasets.group import Group
-from ...datasets.open import detect_format, open_groups, open_prompts
-from ...datasets.parquet import own_shards
-from ...datasets.readable import readable_groups
-from ...datasets.skips import SkipLog
-from ...datasets.sources import looks_like_hub_id
-from ...errors import UserError
+from .... import __version__
+from ....datasets.group import Group
+from ....datasets.open import detect_format, open_groups, open_prompts
+from ....datasets.parquet import own_shards
+from ....datasets.readable import readable_groups
+from ....datasets.skips import SkipLog
+from ....datasets.sources import looks_like_hub_id
+from ....errors import UserError
 from .captioner import Captioner
 from .dual import MODES
 from .perturb import ModelPerturber
-from .rule_perturber import RulePerturber
+from .rules import RulePerturber
 
 PROVENANCE = "captions.json"
 _LOOK = 16  # groups that are looked at before a model is loaded

@@ -12,9 +12,9 @@ from palate.datasets.shapes.oracle import judge
 from palate.datasets.shapes.prompts import all_prompts, draw_scene
 from palate.datasets.shapes.world import render
 from palate.errors import UserError
-from palate.t2i.build.lexicon import Sense, english, plural
-from palate.t2i.build.rule_perturber import RulePerturber
-from palate.t2i.build.word_edits import Edit, apply_edits, cased
+from palate.t2i.build.captions.lexicon import Sense, english, plural
+from palate.t2i.build.captions.rules import RulePerturber
+from palate.t2i.build.captions.word_edits import Edit, apply_edits, cased
 
 STRENGTHS = {"weak": 0.4, "medium": 0.6, "strong": 0.8}
 LION = "a majestic lion resting in the golden savanna at sunset, cinematic lighting, 8k"

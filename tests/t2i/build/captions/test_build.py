@@ -15,15 +15,15 @@ from palate.datasets.images import decode
 from palate.datasets.parquet import read_groups, write_groups
 from palate.errors import UserError
 from palate.rewards.vlm import open_vlm
-from palate.t2i.build import captioner as captioning
-from palate.t2i.build import captions as building
-from palate.t2i.build.answers import Answer, AnswerLog, tidy
-from palate.t2i.build.caption_plan import CaptionPlan, Source
-from palate.t2i.build.captioner import Captioner
-from palate.t2i.build.captions import answers_file, caption_groups
-from palate.t2i.build.perturb import ModelPerturber
-from palate.t2i.build.rule_perturber import RulePerturber
-from palate.t2i.build.text_model import Decoding
+from palate.t2i.build.captions import build as building
+from palate.t2i.build.captions import captioner as captioning
+from palate.t2i.build.captions.answers import Answer, AnswerLog, tidy
+from palate.t2i.build.captions.build import answers_file, caption_groups
+from palate.t2i.build.captions.captioner import Captioner
+from palate.t2i.build.captions.perturb import ModelPerturber
+from palate.t2i.build.captions.plan import CaptionPlan, Source
+from palate.t2i.build.captions.rules import RulePerturber
+from palate.t2i.build.captions.text_model import Decoding
 
 RULES = RulePerturber("weak", 7)
 

@@ -8,9 +8,9 @@ import pytest
 
 from palate.errors import UserError
 from palate.rewards.questions import SLOT
-from palate.t2i.build.answers import Answer
-from palate.t2i.build.perturb import TEMPLATE, ModelPerturber
-from palate.t2i.build.text_model import Decoding
+from palate.t2i.build.captions.answers import Answer
+from palate.t2i.build.captions.perturb import TEMPLATE, ModelPerturber
+from palate.t2i.build.captions.text_model import Decoding
 
 
 class Script:

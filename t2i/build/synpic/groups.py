@@ -9,20 +9,20 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-from ...datasets.ahead import default_workers, ordered_map
-from ...datasets.digest import digest
-from ...datasets.group import Group
-from ...datasets.parquet import write_groups
-from ...datasets.skips import SkipLog, Skipped
-from ...errors import UserError
-from ...rewards.labels.ensemble import Ensemble
-from ...rewards.labels.label import SAME_PICTURE
-from ...rewards.labels.scored_pictures import Candidate, ScoreTable, candidates_by_prompt, read_score_table
-from ...rewards.scoring.rows import GENERATED, open_rows
-from ...training.disk import write_json
+from ....datasets.ahead import default_workers, ordered_map
+from ....datasets.digest import digest
+from ....datasets.group import Group
+from ....datasets.parquet import write_groups
+from ....datasets.skips import SkipLog, Skipped
+from ....errors import UserError
+from ....rewards.labels.ensemble import Ensemble
+from ....rewards.labels.label import SAME_PICTURE
+from ....rewards.labels.scored_pictures import Candidate, ScoreTable, candidates_by_prompt, read_score_table
+from ....rewards.scoring.rows import GENERATED, open_rows
+from ....training.disk import write_json
 from .drawing import is_flat
-from .synpic_folder import remove_parts, write_whole
-from .synpic_plan import Plan
+from .folder import remove_parts, write_whole
+from .plan import Plan
 
 REPORT = "report.json"
 """In the pictures' folder: whether the groups are written, by whom they are labelled, and what is left out."""

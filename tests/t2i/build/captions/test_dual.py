@@ -8,8 +8,8 @@ import pytest
 
 from palate.datasets.group import Group
 from palate.datasets.skips import Skipped
-from palate.t2i.build.answers import Answer
-from palate.t2i.build.dual import Draft, draft, finish
+from palate.t2i.build.captions.answers import Answer
+from palate.t2i.build.captions.dual import Draft, draft, finish
 
 
 def group(labels, **values) -> Group:

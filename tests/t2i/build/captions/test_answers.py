@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from palate.errors import UserError
-from palate.t2i.build.answers import Answer, AnswerLog, first_line, identity, tidy
+from palate.t2i.build.captions.answers import Answer, AnswerLog, first_line, identity, tidy
 
 ONE, TWO = {"a": Answer("één 🎨"), "b": Answer(None, "nothing")}, {"c": Answer("half \ud83d")}
 
@@ -57,7 +57,7 @@ def test_a_log_without_answers_leaves_no_file(tmp_path):
 
 def test_one_writer_at_a_time(tmp_path):
     script = (
-        "import sys; from pathlib import Path; from palate.t2i.build.answers import AnswerLog\n"
+        "import sys; from pathlib import Path; from palate.t2i.build.captions.answers import AnswerLog\n"
         "with AnswerLog(Path(sys.argv[1])): print('open', flush=True); sys.stdin.read()"
     )
     file = tmp_path / "log.jsonl"

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from palate.errors import UserError
-from palate.t2i.build.text_model import Decoding, Nucleus, open_text_model
+from palate.t2i.build.captions.text_model import Decoding, Nucleus, open_text_model
 
 TEXTS = ["short", "a much longer text, about many red things and {braces}", "x", "Répondez: 一?"]
 DECODING = Decoding(top_p=0.6, temperature=1.3, max_tokens=12)

@@ -15,7 +15,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-VLM = runpy.run_path(str(Path(__file__).parents[2] / "rewards/vlm/conftest.py"))
+VLM = runpy.run_path(str(Path(__file__).parents[3] / "rewards/vlm/conftest.py"))
 CHAT = "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}<|im_start|>"
 
 

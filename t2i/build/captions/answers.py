@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from ...errors import UserError
-from ...training.disk import full_disk_explained, hashed
+from ....errors import UserError
+from ....training.disk import full_disk_explained, hashed
 
 _THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
 _QUOTES = {'"': '"', "'": "'", "“": "”", "«": "»", "`": "`"}

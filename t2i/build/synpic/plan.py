@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ...datasets.digest import digest
-from ...diffusion.draws import Stream, generator_for
-from ...errors import UserError
+from ....datasets.digest import digest
+from ....diffusion.draws import Stream, generator_for
+from ....errors import UserError
 from .generators import OpenGenerator
 
 

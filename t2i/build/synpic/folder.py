@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...errors import UserError
-from ...training.disk import write_json
-from .synpic_plan import Plan
+from ....errors import UserError
+from ....training.disk import write_json
+from .plan import Plan
 
 SETTINGS = "synpic.json"
 """In the pictures' folder: what they were begun with."""

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ...rewards.questions import fill
-from ...rewards.vlm import Answerer, open_vlm
-from ...rewards.vlm_rows import ask_each
+from ....rewards.questions import fill
+from ....rewards.vlm import Answerer, open_vlm
+from ....rewards.vlm_rows import ask_each
 from .answers import Answer, identity, tidy
 
 TEMPLATE = (

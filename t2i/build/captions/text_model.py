@@ -26,8 +26,8 @@ from transformers import (
     LogitsProcessorList,
 )
 
-from ...errors import UserError
-from ...rewards.quiet import quiet
+from ....errors import UserError
+from ....rewards.quiet import quiet
 
 
 @dataclass(frozen=True)

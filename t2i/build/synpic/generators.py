@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-from ...datasets.digest import digest
-from ...errors import UserError
-from ..fingerprint import lora_fingerprint, whole_fingerprint
-from ..models.architectures import find_architecture, require_side
-from ..models.checkpoint import Checkpoint, find_checkpoint
-from ..models.model import TextToImageModel
-from ..models.sampling import Sampling, sampling_for
+from ....datasets.digest import digest
+from ....errors import UserError
+from ...fingerprint import lora_fingerprint, whole_fingerprint
+from ...models.architectures import find_architecture, require_side
+from ...models.checkpoint import Checkpoint, find_checkpoint
+from ...models.model import TextToImageModel
+from ...models.sampling import Sampling, sampling_for
 
 
 @dataclass(frozen=True)

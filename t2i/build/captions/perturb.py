@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from ...diffusion.draws import Stream, generator_for
-from ...rewards.questions import fill
-from ...rewards.vlm_rows import ask_each
+from ....diffusion.draws import Stream, generator_for
+from ....rewards.questions import fill
+from ....rewards.vlm_rows import ask_each
 from .answers import Answer, first_line, identity, tidy
 from .strength import share_of
 from .text_model import Decoding, TextModel, open_text_model, require_text_model

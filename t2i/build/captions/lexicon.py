@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from ...datasets.shapes.prompts import COUNTS, RELATIONS
-from ...datasets.shapes.world import COLOURS, SHAPES
+from ....datasets.shapes.prompts import COUNTS, RELATIONS
+from ....datasets.shapes.world import COLOURS, SHAPES
 
 # A class is a line of meanings; a meaning is words that say nearly the same, of which the first one is written. No
 # first word holds for what another meaning names: for "owl", "bird" would still be true, so that it comes second.
