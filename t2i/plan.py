@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from ..datasets.ahead import default_workers, ordered_map
@@ -82,6 +83,15 @@ class Plan:
     def subset(self, indices: list[int]) -> Plan:
         """The same plan with these entries only."""
         return Plan(self.table.take(pa.array(indices, pa.int64())), self.skipped, self.rankings, self.data_hash)
+
+    def easiest(self) -> np.ndarray:
+        """The entries from the widest difference of labels, best to worst, to the narrowest; int64 `[len(self)]`.
+
+        Curriculum-DPO's order (arXiv 2405.13637). Differences compare only where all labels are of one scale.
+        """
+        labels = self.table["labels"].combine_chunks()
+        flat = labels.flatten().to_numpy().reshape(len(self), -1)
+        return np.argsort(flat[:, -1] - flat[:, 0], kind="stable")
 
     def prompts(self) -> list[str]:
         """Every distinct prompt, in the order of first use."""

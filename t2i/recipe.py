@@ -46,6 +46,9 @@ class DataConfig(BaseModel):
     variants: int = Field(default=1, ge=1, description="crop and flip draws kept for each group")
     caption_dropout: Fraction = 0.0
     ties: Literal["drop", "keep"] = "drop"
+    order: Literal["random", "curriculum"] = Field(
+        default="random", description="curriculum: from the widest difference of labels to the narrowest"
+    )
     holdout: Fraction = Field(
         default=0.0, description="share of prompts kept for validation, chosen by the prompt's hash"
     )

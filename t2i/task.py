@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -37,6 +38,7 @@ class AlignmentTask:
     variants: int = 1
     micro_batch: int = 1
     visits: int | None = None
+    easiest: np.ndarray | None = None
     autocast: torch.dtype | None = None
     draw_samples: Callable[[nn.Module, Path, int], None] | None = None
     flops_per_group: float | None = None

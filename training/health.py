@@ -17,7 +17,10 @@ ONLY_LOSER = (
     "the margin grows only because the loser gets worse: the winner is explained no better than by the reference; "
     "lower training.learning_rate, stop earlier, or use a method with a winner anchor"
 )
-SATURATED = "sigmoid saturated: the mean gradient factor is below 0.05, so hardly anything is learned; lower beta"
+SATURATED = (
+    "sigmoid saturated: the mean gradient factor is below 0.05, so hardly anything is learned of preferences; lower "
+    "method.beta (mapo: method.snr or method.steps)"
+)
 NOTHING_MOVES = (
     "nothing moves: gradient factor 0.5 and margin 0 after many steps; raise beta or training.learning_rate, "
     "and check that the labels are not all ties"

@@ -70,8 +70,9 @@ def train(task: Task, config: TrainingConfig, folder: Path, *, recipe: dict[str,
                 run.writer = stack.enter_context(Writer(paths, config, run.step, recipe))
                 about = environment.describe(accelerator.device, shares.processes, config.seed)
                 environment.record(paths.environment, run.step, about)
+            easiest = getattr(task, "easiest", None)
             order = MicroBatches(
-                config.seed, task.groups, shares, accelerator.process_index, start=run.step, stop=config.steps
+                config.seed, task.groups, shares, accelerator.process_index, run.step, config.steps, easiest
             )
             with closing(batches(task, order, config.workers, accelerator.device)) as stream:
                 complete = _steps(run, stream, interrupt)

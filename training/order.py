@@ -37,6 +37,28 @@ def visit_at(seed: int, groups: int, position: int) -> Visit:
     return Visit(position, int(epoch_order(seed, epoch, groups)[place]))
 
 
+STAGES = 5
+"""Of a curriculum."""
+
+
+def staged_visit(seed: int, easiest: np.ndarray, visits: int, position: int) -> Visit:
+    """The visit at one position of a run of `visits` that goes from easy groups to hard ones.
+
+    Curriculum-DPO (Croitoru et al. 2024, arXiv 2405.13637): the groups are cut into stages by how hard they are, and
+    each stage is trained on for an equal share of the run, in a seeded order of its own.
+
+    Args:
+        easiest: group numbers, easiest first, int64 `[groups]`.
+        visits: of the whole run; positions beyond stay with the hardest stage.
+    """
+    stages = min(STAGES, len(easiest))
+    stage = min(position * stages // visits, stages - 1)
+    members = np.array_split(easiest, stages)[stage]
+    first = -(-stage * visits // stages)  # the stage's first position
+    epoch, place = divmod(position - first, len(members))
+    return Visit(position, int(members[epoch_order(mix(seed, stage), epoch, len(members))[place]]))
+
+
 @dataclass(frozen=True)
 class Shares:
     """How one step's batch is shared out: `accumulation` micro-batches on each of `processes`."""
@@ -65,7 +87,10 @@ class Shares:
 
 @dataclass(frozen=True)
 class MicroBatches:
-    """A batch sampler for torch's DataLoader: the visits of one process's micro-batches, step after step."""
+    """A batch sampler for torch's DataLoader: the visits of one process's micro-batches, step after step.
+
+    easiest  group numbers from easy to hard, for a curriculum over `stop` steps; None for a random order
+    """
 
     seed: int
     groups: int
@@ -73,12 +98,18 @@ class MicroBatches:
     rank: int
     start: int
     stop: int
+    easiest: np.ndarray | None = None
 
     def __iter__(self) -> Iterator[list[Visit]]:
         for step in range(self.start, self.stop):
             for micro in range(self.shares.accumulation):
                 positions = self.shares.positions(step, micro, self.rank)
-                yield [visit_at(self.seed, self.groups, position) for position in positions]
+                yield [self._visit(position) for position in positions]
+
+    def _visit(self, position: int) -> Visit:
+        if self.easiest is None:
+            return visit_at(self.seed, self.groups, position)
+        return staged_visit(self.seed, self.easiest, self.stop * self.shares.batch_size, position)
 
     def __len__(self) -> int:
         return (self.stop - self.start) * self.shares.accumulation

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,38 +10,11 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ..errors import UserError
+from .recipe_base import read_with_base
+from .recipe_file import parse_yaml
 from .recipe_keys import allowed_keys, find_key
 
 Model = TypeVar("Model", bound=BaseModel)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's plain scalars: `no` is a word and 1e-5 a number (PyYAML reads False and a string); no key twice."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012
-        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float", ":timestamp"))]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise yaml.MarkedYAMLError(problem="a key must be a word", problem_mark=key.start_mark)
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"`{key.value}` is given twice", problem_mark=key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:(?:\d+\.\d*|\.\d+)(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(?:inf|Inf|INF))$|^\.(?:nan|NaN|NAN)$"),
-    list("-+.0123456789"),
-)
 
 
 def load_recipe(path: str | Path, overrides: list[str], schema: type[Model], name: str | None = None) -> Model:
@@ -57,9 +29,11 @@ def load_recipe(path: str | Path, overrides: list[str], schema: type[Model], nam
 def read_recipe(path: str | Path, overrides: list[str]) -> dict[str, Any]:
     """The values in the recipe at `path` with the overrides, not yet checked: for who must choose a schema by them.
 
-    Raises UserError for a file that cannot be read, or an override that is none.
+    The values of its `base` are among them, see `read_with_base`; overrides come last.
+
+    Raises UserError for a file that cannot be read, a base that is none, or an override that is none.
     """
-    values = _read(Path(path))
+    values = read_with_base(Path(path))
     for override in overrides:
         _override(values, override)
     return values
@@ -81,38 +55,13 @@ def dump_recipe(recipe: BaseModel | dict[str, Any]) -> str:
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"recipe {path} does not exist; `palate recipe list` shows the shipped ones") from None
-    except UnicodeDecodeError:
-        raise UserError(f"recipe {path} is not a text file in UTF-8") from None
-    except OSError as error:
-        raise UserError(f"recipe {path} cannot be read: {error.strerror}") from None
-    values = _parse(text, f"recipe {path}")
-    if values is None:
-        raise UserError(f"recipe {path} is empty; `palate recipe copy` writes one to start from")
-    if not isinstance(values, dict):
-        raise UserError(f"recipe {path} must be a mapping of keys to values, but it is a {_kind(values)}")
-    return values
-
-
-def _parse(text: str, where: str) -> Any:
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(f"{where}{line}: {error.problem or 'this is not YAML'}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{where} is not YAML: {' '.join(str(error).split())}") from None
-
-
 def _override(values: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
     keys = name.strip().split(".")
     if not equals or not all(keys):
         raise UserError(f"override {override!r} must look like section.key=value, for instance training.steps=100")
+    if keys == ["base"]:
+        raise UserError(f"override {override!r}: a base is named in the recipe's file; put `base` there")
     place = values
     for depth, key in enumerate(keys[:-1], 1):
         inner = place.get(key)
@@ -121,7 +70,7 @@ def _override(values: dict[str, Any], override: str) -> None:
         if not isinstance(inner, dict):
             raise UserError(f"override {override!r}: {'.'.join(keys[:depth])} is {inner!r} and has no keys of its own")
         place = inner
-    place[keys[-1]] = _parse(text, f"override {override!r}")
+    place[keys[-1]] = parse_yaml(text, f"override {override!r}")
 
 
 def _first_fault(error: ValidationError, schema: type[BaseModel], path: str) -> str:
@@ -143,7 +92,7 @@ def _first_fault(error: ValidationError, schema: type[BaseModel], path: str) -> 
 
 
 def _unknown(schema: type[BaseModel], keys: tuple[str | int, ...], dotted: str) -> str:
-    allowed = allowed_keys(schema, keys[:-1])
+    allowed = allowed_keys(schema, keys[:-1]) + (["base"] if len(keys) == 1 else [])
     near = next(iter(difflib.get_close_matches(str(keys[-1]), allowed, n=1)), "") or find_key(schema, str(keys[-1]))
     place = f"`{'.'.join(map(str, keys[:-1]))}`" if len(keys) > 1 else "a recipe"
     guess = f"did you mean `{near}`? " if near else ""
@@ -153,7 +102,3 @@ def _unknown(schema: type[BaseModel], keys: tuple[str | int, ...], dotted: str) 
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _kind(value: Any) -> str:
-    return {list: "list", str: "text", bool: "truth value"}.get(type(value), "number")

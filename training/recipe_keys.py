@@ -21,16 +21,20 @@ def allowed_keys(schema: type[BaseModel], place: tuple[str | int, ...]) -> list[
 
 
 def find_key(schema: type[BaseModel], name: str) -> str:
-    """The first dotted key anywhere in the schema that ends in `name`, or ''."""
-    return next((key for key in _all_keys(schema) if key.rsplit(".", 1)[-1] == name), "")
+    """A dotted key of the schema that ends in `name`, or ''; rather one that is always there than some method's."""
+    found = [(always, key) for always, key in _all_keys(schema) if key.rsplit(".", 1)[-1] == name]
+    return next((key for always, key in found if always), found[0][1] if found else "")
 
 
-def _all_keys(schema: type[BaseModel], prefix: str = "", depth: int = 4) -> Iterator[str]:
+def _all_keys(
+    schema: type[BaseModel], prefix: str = "", depth: int = 4, always: bool = True
+) -> Iterator[tuple[bool, str]]:
+    """Every dotted key, and whether no member of a union must be chosen for it."""
     for name, field in schema.model_fields.items():
-        yield f"{prefix}{name}"
-        if depth:
-            for model in _models_in(field.annotation):
-                yield from _all_keys(model, f"{prefix}{name}.", depth - 1)
+        yield always, f"{prefix}{name}"
+        models = _models_in(field.annotation) if depth else []
+        for model in models:
+            yield from _all_keys(model, f"{prefix}{name}.", depth - 1, always and len(models) == 1)
 
 
 def _models_of_key(model: type[BaseModel], part: str | int) -> list[type[BaseModel]]:

@@ -28,7 +28,8 @@ class Task(Protocol):
     (a reference copy, say) on the device of the batch that it is given.
 
     Optional attribute: `flops_per_group: float`, the floating-point operations of one group's forward and backward
-    passes; with it the log shows the model-FLOPs utilisation.
+    passes; with it the log shows the model-FLOPs utilisation. Optional attribute: `easiest`, the numbers of all groups
+    from easy to hard, int64 `[groups]`; with it the run visits them in that order.
     """
 
     network: torch.nn.Module

@@ -95,3 +95,10 @@ def test_held_out_prompts_are_disjoint(tmp_path, shape_groups):
     train, held_out = split_by_prompt(plan, 0.3)
     assert not {*train.prompts()} & {*held_out.prompts()}
     assert len(train) + len(held_out) == 24
+
+
+def test_the_easiest_groups_are_those_with_the_widest_difference(tmp_path, shape_groups):
+    wide = {0: (0.0, 0.3), 1: (0.9, 0.0), 2: (0.0, 0.1), 3: (0.5, 0.0)}
+    groups = [dataclasses.replace(group, labels=wide[i]) for i, group in enumerate(shape_groups(4))]
+    plan, _, _ = plan_of(groups, tmp_path / "g")
+    assert plan.easiest().tolist() == [1, 3, 0, 2]

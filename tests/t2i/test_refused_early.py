@@ -88,3 +88,9 @@ def test_the_numbers_that_early_stopping_may_watch_are_those_of_a_validation(tra
     seen = {key.removeprefix("validation/") for line in lines for key in line if key.startswith("validation/")}
     known = validation_numbers(DiffusionDPO(objective=objective).build(elements=4))
     assert seen == known
+
+
+def test_a_curriculum_is_one_key(train):
+    ended = train("data.order=curriculum")
+    assert (ended.code, Path("run/summary.json").is_file()) == (0, True), ended.err
+    assert train("data.order=hard").code == 2

@@ -1,9 +1,10 @@
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from palate.errors import UserError
-from palate.training.order import MicroBatches, Shares, epoch_order, visit_at
+from palate.training.order import STAGES, MicroBatches, Shares, epoch_order, staged_visit, visit_at
 from palate.training.seeds import mix
 
 SEEDS = st.integers(0, 2**63 - 1)
@@ -61,3 +62,31 @@ def test_other_counters_mean_another_seed(first: list[int], second: list[int]) -
 def test_indivisible_batch_names_the_numbers() -> None:
     with pytest.raises(UserError, match=r"batch_size 10 is not a multiple of 8, which is .*micro_batch 4 x 2 process"):
         Shares(10, 4, 2)
+
+
+def test_a_curriculum_goes_from_easy_to_hard_and_gives_each_stage_its_share() -> None:
+    easiest, visits = np.random.default_rng(0).permutation(23), 100
+    seen = [staged_visit(3, easiest, visits, position) for position in range(visits)]
+    assert [visit.position for visit in seen] == list(range(visits))
+    place = np.argsort(easiest)  # how hard a group is, 0 the easiest
+    for stage, members in enumerate(np.array_split(np.arange(23), STAGES)):
+        drawn = [place[visit.index] for visit in seen[20 * stage : 20 * (stage + 1)]]
+        assert set(drawn) == set(members)
+        assert max(np.bincount(drawn)[members]) - min(np.bincount(drawn)[members]) <= 1
+    assert staged_visit(3, easiest, visits, visits + 5).index in easiest[-4:]
+
+
+def test_a_curriculum_follows_from_seed_and_position_alone() -> None:
+    easiest = np.arange(40)
+    whole = list(MicroBatches(0, 40, Shares(8, 4), 0, 0, 10, easiest))
+    assert list(MicroBatches(0, 40, Shares(8, 4), 0, 6, 10, easiest)) == whole[12:]
+    two = [list(MicroBatches(0, 40, Shares(8, 4, 2), rank, 0, 10, easiest)) for rank in (0, 1)]
+    assert [batch for pair in zip(*two, strict=True) for batch in pair] == whole
+    other = list(MicroBatches(1, 40, Shares(8, 4), 0, 0, 10, easiest))
+    assert other != whole
+    for batches in (whole, other):
+        assert {visit.index for batch in batches[:4] for visit in batch} <= set(range(8))
+
+
+def test_fewer_groups_than_stages_are_stages_of_one() -> None:
+    assert [staged_visit(0, np.array([2, 0, 1]), 6, position).index for position in range(6)] == [2, 2, 0, 0, 1, 1]
