@@ -37,6 +37,7 @@ class Method:
         candidates: how many of a group's candidates it takes: 2 is the best and the worst, None is all of them.
         fewest: the smallest group that it can learn from.
         requires: what a group must bring to be used.
+        label_range: the least and the largest label that a group may have; None for any.
         corruption: how a candidate becomes what the network sees.
         needs_reference: whether the frozen policy's errors are computed.
         reduction: of the squared error over a candidate's latent elements.
@@ -51,6 +52,7 @@ class Method:
     candidates: int | None = 2
     fewest: int = 2
     requires: frozenset[Requirement] = frozenset()
+    label_range: tuple[float, float] | None = None
     corruption: Corruption = field(default_factory=ForwardNoise)
     needs_reference: bool = True
     reduction: Reduction = "mean"

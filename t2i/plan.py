@@ -5,6 +5,7 @@ Made in one streaming pass over the set; small enough to hold a million groups, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ import pyarrow as pa
 from ..datasets.ahead import default_workers, ordered_map
 from ..datasets.digest import digest
 from ..datasets.group import Group
-from ..datasets.images import first_fault
+from ..datasets.images import first_fault, image_size
 from ..datasets.skips import UNREADABLE, SkipLog
 from ..datasets.store import GroupStore
 from ..errors import UserError
@@ -33,6 +34,7 @@ SCHEMA = pa.schema(
 )
 TIE = "tie"
 TOO_FEW = "too few candidates"
+ANOTHER_SIZE = "not of the training resolution"
 LACKS = {"captions": "no captions of their own", "seeds": "no generation seeds"}
 """By what a method requires: why a group without it is left out."""
 _CHUNK = 1000  # groups; Arrow tables are built from this many rows at a time
@@ -104,8 +106,12 @@ def make_plan(
     ties: str,
     log: SkipLog,
     on_group: Callable[[int], None] | None = None,
+    resolution: int | None = None,
 ) -> Plan:
     """Look at every group once: sort it, drop ties if asked to, skip what cannot be decoded, hash the pictures.
+
+    Args:
+        resolution: pixels a side that pictures are framed to; read by methods that need the noise of a whole picture.
 
     Raises UserError if nothing remains, or groups are of several sizes after the method's choice.
     """
@@ -114,7 +120,7 @@ def make_plan(
     for number, (group, fault) in enumerate(ordered_map(first_fault, store, default_workers())):
         if on_group:
             on_group(1)
-        reason = _unusable(group, fault, method, ties)
+        reason = _unusable(group, fault, method, ties, resolution)
         if reason:
             log.add(group.key, *reason)
             continue
@@ -138,7 +144,9 @@ def make_plan(
     return Plan(table, dict(log.counts), rankings, digest(*fingerprint))
 
 
-def _unusable(group: Group, fault: str | None, method: Method, ties: str) -> tuple[str, str] | None:
+def _unusable(
+    group: Group, fault: str | None, method: Method, ties: str, resolution: int | None
+) -> tuple[str, str] | None:
     if fault:
         return UNREADABLE, fault
     if group.size < method.fewest:
@@ -146,7 +154,16 @@ def _unusable(group: Group, fault: str | None, method: Method, ties: str) -> tup
     if group.is_tie and ties == "drop":
         return TIE, ""
     found = {"captions": group.captions is not None, "seeds": None not in (group.seed or (None,))}
-    return next(((LACKS[wanted], "") for wanted in sorted(method.requires) if not found[wanted]), None)
+    if lacking := next((LACKS[wanted] for wanted in sorted(method.requires) if not found[wanted]), None):
+        return lacking, ""
+    if "seeds" in method.requires and resolution is not None:
+        sizes = {image_size(candidate) for candidate in group.candidates}
+        if sizes != {(resolution, resolution)}:
+            return ANOTHER_SIZE, " and ".join(f"{width} x {height}" for width, height in sorted(sizes))
+    low, high = method.label_range or (-math.inf, math.inf)
+    if not all(low <= label <= high for label in group.labels):
+        return f"labels outside {low:g} to {high:g}", ", ".join(f"{label:g}" for label in group.labels)
+    return None
 
 
 def _row(number: int, group: Group, method: Method) -> dict[str, Any]:
@@ -173,6 +190,11 @@ def _nothing_left(store: GroupStore, log: SkipLog, method: Method) -> str:
         return f"{where}: {method.name} needs a caption for each candidate; `palate data captions` writes them"
     if set(log.counts) == {LACKS["seeds"]}:
         return f"{where}: {method.name} needs the seed that each picture was generated from"
+    if set(log.counts) == {ANOTHER_SIZE}:
+        return (
+            f"{where}: {method.name} needs pictures as they were drawn, and these are {log.examples[0].detail}; set "
+            "data.resolution to their size"
+        )
     return f"{where}: {log.summary()}; `palate data check` lists them"
 
 

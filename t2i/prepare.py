@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -60,10 +61,13 @@ def prepare(
     resolution = data.resolution or model.resolution
     if resolution % model.latent_shape[1]:
         raise UserError(f"data.resolution is {resolution}; it must be a multiple of {model.latent_shape[1]} pixels")
+    if data.flip and "seeds" in method.requires:
+        raise UserError(f"data.flip mirrors pictures and not the noise that {method.name} needs; set it to false")
     store = open_store(data, say)
     log = SkipLog()
     seen = iter(range(1, len(store) + 1))
-    plan = make_plan(store, method, data.ties, log, lambda _: advance("looking at pictures", next(seen), len(store)))
+    looked = partial(advance, "looking at pictures")
+    plan = make_plan(store, method, data.ties, log, lambda _: looked(next(seen), len(store)), resolution)
     _report(plan, log, method, say)
     train, held_out = split_by_prompt(plan, data.holdout)
 

@@ -39,6 +39,7 @@ class CaPO(MethodSettings):
         return Method(
             name=self.name,
             objective=partial(capo, beta=self.beta),
+            label_range=(0, 1),
             reduction=self.reduction,
             weighting=None if self.bias is None else partial(sigmoid_weight, bias=self.bias),
         )

@@ -44,6 +44,7 @@ class RankDPO(MethodSettings):
             name=self.name,
             objective=partial(rank_dpo, beta=self.beta, rank_source=self.rank_source, gains=self.gains),
             candidates=None,
+            label_range=(0, 1) if self.gains == "label" else None,
             corruption=ForwardNoise(shared_noise=False),
             reduction=self.reduction,
             temperature=effective_temperature(self.beta, True, self.reduction, elements),

@@ -1,0 +1,74 @@
+"""What a method asks of a group: captions, seeds, sizes and labels; what lacks it is left out, and named."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from palate.datasets.parquet import write_groups
+from palate.datasets.skips import SkipLog
+from palate.datasets.store import GroupStore
+from palate.errors import UserError
+from palate.t2i.methods import DCPO, PNAPO, TPO, CaPO, DiffusionDPO, RankDPO
+from palate.t2i.models.checkpoint import find_checkpoint
+from palate.t2i.models.model import TextToImageModel
+from palate.t2i.plan import make_plan
+from palate.t2i.prepare import prepare
+from palate.t2i.recipe import DataConfig
+
+
+def plan_of(groups, folder, method, resolution=32):
+    write_groups(iter(groups), folder)
+    log = SkipLog()
+    return make_plan(GroupStore(folder), method.build(256), "drop", log, resolution=resolution), log
+
+
+@pytest.fixture
+def groups(shape_groups):
+    """Four groups with captions and seeds."""
+    extra = {"captions": ("one", "two"), "seed": (3, 4)}
+    return [dataclasses.replace(group, **extra) for group in shape_groups(4)]
+
+
+@pytest.mark.parametrize("method", [DCPO(), TPO()], ids=lambda method: method.name)
+def test_a_set_without_captions_is_refused_with_what_writes_them(method, shape_groups, groups, tmp_path):
+    with pytest.raises(UserError, match=rf"{method.name} needs a caption for each candidate; `palate data captions`"):
+        plan_of(shape_groups(3), tmp_path / "none", method)
+    plan, log = plan_of([*shape_groups(2), *groups[2:]], tmp_path / "some", method)
+    assert len(plan) == 2
+    assert log.summary() == "2 no captions of their own"
+    assert plan[0].prompts == ("two", "one")
+
+
+def test_the_seed_of_each_picture_goes_with_it(groups, shape_groups, tmp_path):
+    plan, _ = plan_of(groups, tmp_path / "all", PNAPO())
+    assert plan[0].seeds == (4, 3)  # the second picture is the better one
+    with pytest.raises(UserError, match="needs the seed that each picture was generated from"):
+        plan_of(shape_groups(2), tmp_path / "none", PNAPO())
+    half = [dataclasses.replace(groups[0], seed=(3, None)), *groups[1:]]
+    assert plan_of(half, tmp_path / "half", PNAPO())[1].summary() == "1 no generation seeds"
+
+
+def test_noise_belongs_to_whole_pictures_of_one_size(groups, tmp_path):
+    with pytest.raises(UserError, match=r"these are 32 x 32; set data.resolution to their size"):
+        plan_of(groups, tmp_path / "other", PNAPO(), resolution=64)
+    write_groups(iter(groups), tmp_path / "set")
+    model = TextToImageModel(find_checkpoint("tiny-sdxl"))
+    data = DataConfig(path=str(tmp_path / "set"), cache=str(tmp_path / "cache"), flip=True)
+    with pytest.raises(UserError, match=r"data.flip mirrors pictures and not the noise"):
+        prepare(model, data, PNAPO().build(256), 0, lambda line: None)
+
+
+@pytest.mark.parametrize("method", [RankDPO(gains="label"), CaPO()], ids=lambda method: method.name)
+def test_labels_that_are_no_win_rates_are_left_out(method, groups, tmp_path):
+    votes = [dataclasses.replace(groups[0], labels=(19.5, 21.0)), *groups[1:]]
+    plan, log = plan_of(votes, tmp_path / "votes", method)
+    assert (len(plan), log.summary()) == (3, "1 labels outside 0 to 1")
+    assert log.examples[0].detail == "19.5, 21"
+
+
+def test_win_rates_are_made_of_any_labels(groups, tmp_path):
+    votes = [dataclasses.replace(group, labels=(19.5, 21.0)) for group in groups]
+    for method in (RankDPO(), DiffusionDPO()):
+        assert len(plan_of(votes, tmp_path / method.name, method)[0]) == 4
