@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .scorers import BATCH, DEVICE, DTYPE, WEIGHTS, WITH, block_size, place, read_assets, read_names, split_names
+from .scorers import (
+    BATCH,
+    DEVICE,
+    DTYPE,
+    WEIGHTS,
+    WITH,
+    block_size,
+    launched,
+    place,
+    read_assets,
+    read_names,
+    read_shard,
+    split_names,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -65,7 +77,7 @@ def score_command(
         return
     if images is None or not names:
         raise UserError("name the images and the scorers: palate score IMAGES --with pickscore,hpsv2.1 (see --list)")
-    part, alone = _launched() if shard is None else _shard(shard), shard is not None
+    part, alone = launched() if shard is None else read_shard(shard), shard is not None
     assets = read_assets(weights or [])
 
     from ..rewards.scoring.rows import open_rows
@@ -112,21 +124,6 @@ def _require_prompts(names: list[str], has_prompts: bool, images: str) -> None:
     needing = needing_prompts(names)
     if needing and not has_prompts:
         raise UserError(f"{images} has no prompts, and {', '.join(needing)} need them; give --prompts FILE or COLUMN")
-
-
-def _launched() -> tuple[int, int]:
-    """This process among those of `accelerate launch` or torchrun, which tell by the environment."""
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-
-
-def _shard(text: str) -> tuple[int, int]:
-    """`2/3` as (1, 3)."""
-    from ..errors import UserError
-
-    number, _, count = text.partition("/")
-    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise UserError(f"--shard is {text!r}; it is I/N with I from 1 to N, such as 1/4")
-    return int(number) - 1, int(count)
 
 
 def _tell(done: Scored, say: Any) -> None:

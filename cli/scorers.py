@@ -84,3 +84,22 @@ def place(device: str, dtype: str | None) -> tuple[torch.device, torch.dtype | N
 def block_size(asked: int | None, device: torch.device) -> int:
     """Pictures of one forward pass where none are asked for: what keeps the device busy."""
     return asked or (32 if device.type == "cpu" else 128)
+
+
+def launched() -> tuple[int, int]:
+    """This process among those of `accelerate launch` or torchrun, which tell by the environment."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def read_shard(text: str) -> tuple[int, int]:
+    """`2/3` as (1, 3).
+
+    Raises:
+        UserError: it is no part of a whole.
+    """
+    from ..errors import UserError
+
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise UserError(f"--shard is {text!r}; it is I/N with I from 1 to N, such as 1/4")
+    return int(number) - 1, int(count)

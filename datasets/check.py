@@ -130,7 +130,8 @@ class _Tally:
                 report.unreadable.append(Skipped(group.key, UNREADABLE, f"candidate {index}: {fault}"))
         report.unreadable_groups += any(seen.faults)
         report.mixed_sizes += len({size for size in seen.sizes if size}) > 1
-        if len(set(seen.digests)) < group.size:
+        captions = group.captions or (group.prompt,) * group.size  # one picture with two captions says something
+        if len(set(zip(seen.digests, captions, strict=True))) < group.size:
             report.same_picture.add(group.key)
         report.repeated_pictures += len(self.pictures.intersection(seen.digests))
         self.pictures.update(seen.digests)

@@ -40,7 +40,7 @@ class Report:
     by_size            k -> number of groups
     preferences        groups of k >= 2 with readable pictures that are not a tie: what a pairwise method learns from
     wins_by_position   position as read -> how often the best candidate, where a single one is best, stood there
-    same_picture       groups that hold the same bytes twice
+    same_picture       groups that hold the same bytes twice, under the same caption
     repeated_pictures  candidates whose bytes were in an earlier group
     repeated_groups    groups with the prompt and the pictures of an earlier one
     contradictions     those of them whose winner differs from the earlier one's

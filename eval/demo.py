@@ -239,10 +239,12 @@ def _curves(metrics: Path) -> list[str]:
     rows = [row for row in read_metrics(metrics) if "margin" in row]
 
     def series(key: str) -> list[tuple[float, float]]:
-        return [(row["step"], row[key]) for row in rows]
+        return [(row["step"], row[key]) for row in rows if key in row]
 
+    # A method without a reference has errors, and nothing to compare them with.
+    number, title = ("gain", "gain over the reference") if series("winner_gain") else ("error", "error")
     return [
-        line_chart_svg({"winner": series("winner_gain"), "loser": series("loser_gain")}, "gain over the reference"),
+        line_chart_svg({"winner": series(f"winner_{number}"), "loser": series(f"loser_{number}")}, title),
         line_chart_svg({"accuracy": series("accuracy")}, "implicit accuracy"),
         line_chart_svg({"loss": series("loss")}, "loss"),
     ]
@@ -250,8 +252,9 @@ def _curves(metrics: Path) -> list[str]:
 
 def _facts(recipe: Recipe, seconds: float) -> dict[str, str]:
     training = recipe.training
+    beta = getattr(recipe.method, "beta", None)
     return {
-        "method": f"{recipe.method.name}, beta {recipe.method.beta:g}",
+        "method": recipe.method.name + ("" if beta is None else f", beta {beta:g}"),
         "adapter": f"LoRA of rank {recipe.model.lora.rank}",
         "training": f"{training.steps} steps of {training.batch_size} pairs, learning rate {training.learning_rate:g}",
         "time": f"{seconds:.0f} s",

@@ -44,8 +44,7 @@ def ask_each(
         except torch.OutOfMemoryError:
             if len(rows) == 1:
                 raise PalateError(
-                    "out of memory: there is no room for one picture and its question; load the model in bfloat16, "
-                    "or a smaller one"
+                    "out of memory: there is no room for one question; load the model in bfloat16, or a smaller one"
                 ) from None
         except (ValueError, OSError) as error:
             if len(rows) == 1:

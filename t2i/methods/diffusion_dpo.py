@@ -41,7 +41,8 @@ class DiffusionDPO(PairSettings):
 
     @model_validator(mode="after")
     def _settings_have_an_effect(self) -> DiffusionDPO:
-        given = self.model_fields_set
+        # Compared with the defaults, for a run's stored recipe says everything.
+        given = {name for name in self.model_fields_set if getattr(self, name) != type(self).model_fields[name].default}
         if self.objective not in ("dpo", "anchored_dpo") and given & {"label_smoothing", "smoothing"}:
             raise ValueError(f"method.label_smoothing has no effect on objective {self.objective}; it belongs to dpo")
         if self.objective != "anchored_dpo" and "anchor" in given:

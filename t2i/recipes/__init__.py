@@ -1,24 +1,28 @@
 """The shipped recipes: YAML files, each with a first line that says what it does.
 
-Those of text-to-image models lie beside this file, those of reward models in `rewards/learn/recipes`.
+Those of text-to-image models lie beside this file, those of reward models in `rewards/learn/recipes`. A method's stand
+on Diffusion-DPO's for the same model (`base`), and say what differs; a copy says all.
 """
 
 from __future__ import annotations
 
-import difflib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import UserError
+from ...training.recipe_base import FOLDERS, shipped_file
+from .whole import whole_text
 
-FOLDERS = (Path(__file__).parent, Path(__file__).parents[2] / "rewards" / "learn" / "recipes")
+__all__ = ["FOLDERS", "ShippedRecipe", "copy_recipe", "find_recipe", "recipe_file", "shipped"]
 
 
 @dataclass(frozen=True)
 class ShippedRecipe:
-    """A recipe that comes with palate."""
+    """A recipe that comes with palate; `method` is its method's name."""
 
     name: str
+    method: str
     about: str
     file: Path
 
@@ -26,18 +30,12 @@ class ShippedRecipe:
 def shipped() -> list[ShippedRecipe]:
     """All shipped recipes, by name."""
     files = sorted((file for folder in FOLDERS for file in folder.glob("*.yaml")), key=lambda file: file.stem)
-    return [ShippedRecipe(file.stem, _first_comment(file), file) for file in files]
+    return [_shipped(file) for file in files]
 
 
 def recipe_file(name: str) -> Path:
     """The file of a shipped recipe. Raises UserError for a name that is not one."""
-    found = {recipe.name: recipe.file for recipe in shipped()}
-    wanted = name.removesuffix(".yaml")
-    if wanted not in found:
-        near = difflib.get_close_matches(wanted, found, n=1)
-        guess = f"did you mean {near[0]}? " if near else ""
-        raise UserError(f"there is no recipe {name}; {guess}palate ships {', '.join(found)}")
-    return found[wanted]
+    return shipped_file(name)
 
 
 def find_recipe(name: str) -> Path:
@@ -53,7 +51,7 @@ def find_recipe(name: str) -> Path:
 
 
 def copy_recipe(name: str, target: Path | None = None) -> Path:
-    """Write a shipped recipe to `target`, or to its own name in the working folder.
+    """Write a shipped recipe to `target`, or to its own name in the working folder; what its base says included.
 
     Raises UserError for an unknown name, or if the target is there already.
     """
@@ -63,7 +61,7 @@ def copy_recipe(name: str, target: Path | None = None) -> Path:
         target = target / source.name
     try:
         with target.open("x", encoding="utf-8") as file:
-            file.write(source.read_text(encoding="utf-8"))
+            file.write(whole_text(source))
     except FileExistsError:
         raise UserError(f"{target} exists; name another file") from None
     except OSError as error:
@@ -71,5 +69,8 @@ def copy_recipe(name: str, target: Path | None = None) -> Path:
     return target
 
 
-def _first_comment(file: Path) -> str:
-    return file.read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip()
+def _shipped(file: Path) -> ShippedRecipe:
+    text = file.read_text(encoding="utf-8")
+    method = re.search(r"^method:\n  name: (\w+)", text, re.MULTILINE)
+    about = text.splitlines()[0].removeprefix("#").strip()
+    return ShippedRecipe(file.stem, method[1] if method else "", about, file)

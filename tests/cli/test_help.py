@@ -69,6 +69,8 @@ def test_help_lists_every_verb_and_loads_nothing_heavy() -> None:
         "data check",
         "data convert",
         "data label",
+        "data captions",
+        "data synpic",
         "recipe",
         "recipe list",
         "recipe copy",

@@ -56,7 +56,7 @@ def refused(ended: tuple[int, str, str], *told: str) -> None:
         (GOOD.replace("{path: tiny-sdxl}", "{path: x, lora: {rnk: 4}}"), ["`model.lora.rnk`; did you mean `rank`?"]),
         (GOOD.replace("diffusion_dpo", "difusion_dpo"), ["method", "'difusion_dpo'", "'diffusion_dpo'"]),
         (GOOD.replace("diffusion_dpo}", "diffusion_dpo, betta: 5}"), ["betta`; did you mean `beta`?"]),
-        (GOOD.replace("diffusion_dpo}", "diffusion_dpo, anchor: 1}"), ["method.anchor has no effect on objective dpo"]),
+        (GOOD.replace("diffusion_dpo}", "diffusion_dpo, anchor: 2}"), ["method.anchor has no effect on objective dpo"]),
         (GOOD + "training: {steps: many}", ["`training.steps` is 'many', but ", "integer"]),
         (GOOD + "training: {batch_size: 0}", ["`training.batch_size` is 0, but ", "greater than 0"]),
         (GOOD + "training: {learning_rate: [1]}", ["`training.learning_rate` is [1], but ", "number"]),

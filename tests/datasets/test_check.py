@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -74,6 +75,15 @@ def test_duplicates(pair, picture):
     assert report.same_picture.first == ["g4"]
     assert report.repeated_pictures == 6
     assert report.repeated_keys.first == ["g0"]
+
+
+def test_one_picture_with_two_captions_is_no_duplicate(pair, picture):
+    a, b = picture(0), picture(1)
+    groups = [
+        replace(pair(0, candidates=(a, a)), captions=("a cat", "a dog")),  # as TPO takes it
+        replace(pair(1, candidates=(b, b)), captions=("a cat", "a cat")),
+    ]
+    assert check_groups(groups).same_picture.first == ["g1"]
 
 
 def test_leaks_are_found_whatever_the_case_and_spacing(pair):

@@ -51,6 +51,15 @@ def test_small_demo_writes_report_and_summary(tmp_path, monkeypatch):
     assert (tmp_path / "demo" / "thesis.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize(("number", "title"), [("gain", "gain over the reference"), ("error", "error")])
+def test_curves_of_a_method_with_and_without_a_reference(number, title, tmp_path):
+    from palate.eval.demo import _curves
+
+    row = {"step": 1, f"winner_{number}": 0.1, f"loser_{number}": 0.2, "margin": 0.1, "accuracy": 1.0, "loss": 0.5}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    assert f'aria-label="{title}"' in _curves(tmp_path / "metrics.jsonl")[0]
+
+
 def contents(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
