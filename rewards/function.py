@@ -17,7 +17,7 @@ class FunctionReward:
     """Scores with `function(prompt, picture) -> float`, one pair at a time; made by `from_function`.
 
     Args:
-        version: to be changed when what the function calls has changed; its own code is told apart anyway.
+        version: names what the function computes; a later run takes over its scores where it is equal and not "".
         needs_prompts: whether a picture without a prompt can be scored; the function then gets "".
     """
 
@@ -44,7 +44,6 @@ def from_function(
 ) -> FunctionReward:
     """A reward from a function of a prompt and a picture; higher is better.
 
-    Scores on record are reused as long as code, defaults and closure are the same; change `version` when something that
-    the function calls has changed.
+    With a `version` its scores are taken over by later runs; change it when the function does.
     """
     return FunctionReward(name, function, version, needs_prompts)

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import re
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..errors import UserError
 from ..training.disk import hashed
-from .identity import content_digest
+from .function import FunctionReward
 from .registry import find_entry, open_reward
 
 if TYPE_CHECKING:
@@ -98,14 +99,19 @@ def open_scorer(name: str, **assets: Any) -> Scorer:
 
 
 def scorer_of(reward: Reward, **settings: Any) -> Scorer:
-    """A scorer around a reward that is open already. Its weights are hashed, in memory: seconds for gigabytes.
+    """A scorer around a reward that is open already, or around a function (`from_function`).
+
+    What it is cannot be seen from outside: a network may have been trained since, a function edited. So a later run
+    takes over its scores only where `settings` (or a function's `version`) say that it is the same, as in
+    `scorer_of(reward, weights="run 3")`; else every scorer that is made here counts as another one.
 
     Args:
-        settings: what decides its numbers beside its content and its own `settings`; where it changes, scores are made
-            anew.
+        settings: whatever tells this reward from others of its name; to be changed when its numbers may have.
     """
-    own = {"palate": __version__, "content": content_digest(reward), **getattr(reward, "settings", {})}
-    return Scorer(reward.name, reward, own | settings, _needs_prompts(reward))
+    if isinstance(reward, FunctionReward) and reward.version:
+        settings = {"version": reward.version, **settings}
+    told = {"palate": __version__, **getattr(reward, "settings", {})}
+    return Scorer(reward.name, reward, told | (settings or {"made": uuid.uuid4().hex}), _needs_prompts(reward))
 
 
 def open_scorers(

@@ -105,9 +105,10 @@ def test_what_a_reward_tells_of_itself_is_part_of_its_settings(monkeypatch):
         settings = MappingProxyType({"question": "how bright?", "round": 1})
 
     told = scorer_of(Asked()).settings
-    assert told.keys() == {"palate", "content", "question", "round"}
+    assert told.keys() == {"palate", "made", "question", "round"}
     assert (told["question"], told["round"]) == ("how bright?", 1)
-    assert scorer_of(Asked(), round=2).settings == {**told, "round": 2}
+    asked_twice = scorer_of(Asked(), round=2).settings
+    assert asked_twice == {"palate": told["palate"], "question": "how bright?", "round": 2}
     assert scorer_of(Asked()).fingerprint != scorer_of(Brightness()).fingerprint
     monkeypatch.setattr(registry, "entry_points", lambda group: [OWN])
     monkeypatch.setattr(sys.modules[__name__], "Brightness", Asked)

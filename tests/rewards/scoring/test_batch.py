@@ -102,7 +102,7 @@ def test_each_picture_is_decoded_once_for_all_scorers(folder, tmp_path, tiny, mo
     monkeypatch.setattr(Image.Image, "load", load)
     original = Image.open
     monkeypatch.setattr(Image, "open", lambda *a, **k: loaded.append(1) or original(*a, **k))
-    score_images(folder, [*tiny, scorer_of(from_function("red", red))], tmp_path / "out", batch_size=8)
+    score_images(folder, [*tiny, scorer_of(from_function("red", red, version="1"))], tmp_path / "out", batch_size=8)
     assert len(decoded) == len(set(decoded)) == len(loaded) == 23
 
 
@@ -112,7 +112,7 @@ def test_one_picture_with_many_prompts_is_decoded_once_and_equal_rows_are_scored
     (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
     decoded, read = [], scoring_run.read_picture
     monkeypatch.setattr(scoring_run, "read_picture", lambda data, upright: decoded.append(1) or read(data, upright))
-    done = score_images(tmp_path / "list.jsonl", [scorer_of(from_function("red", red))], tmp_path / "out")
+    done = score_images(tmp_path / "list.jsonl", [scorer_of(from_function("red", red, version="1"))], tmp_path / "out")
     assert (len(decoded), done.new["red"]) == (1, 2)
     first, second, third = (row["red"] for row in table(tmp_path / "out"))
     assert (first, second) == (third, pytest.approx(first + 0.01))
@@ -165,7 +165,7 @@ def test_killed_and_resumed_is_the_uninterrupted_run_byte_for_byte_and_scores_no
 
 def test_three_shards_are_one_run_byte_for_byte(folder, tmp_path, tiny):
     (folder / "005.png").write_bytes((folder / "014.png").read_bytes())  # equal bytes and prompt in two shards
-    scorers = [*tiny, scorer_of(from_function("red", red))]
+    scorers = [*tiny, scorer_of(from_function("red", red, version="1"))]
     score_images(folder, scorers, tmp_path / "whole", batch_size=3)
     done = [
         score_images(folder, scorers, tmp_path / "out", batch_size=3, shard=(number, 3), workers=1)
@@ -193,9 +193,9 @@ def test_new_pictures_and_new_scorers_cost_only_themselves(folder, tmp_path, tin
 
 def test_changed_bytes_prompts_and_settings_are_scored_anew(folder, tmp_path):
     out = tmp_path / "out"
-    score_images(folder, [scorer_of(from_function("red", red))], out, batch_size=4)
+    score_images(folder, [scorer_of(from_function("red", red, version="1"))], out, batch_size=4)
     picture(77).save(folder / "003.png")
-    assert score_images(folder, [scorer_of(from_function("red", red))], out, batch_size=4).new["red"] == 1
+    assert score_images(folder, [scorer_of(from_function("red", red, version="1"))], out, batch_size=4).new["red"] == 1
     assert table(out)[3]["red"] == pytest.approx(red(PROMPTS[0], picture(77)), abs=1e-4)
     assert score_images(folder, [scorer_of(from_function("red", red, version="2"))], out, batch_size=4).new["red"] == 23
 
@@ -224,7 +224,7 @@ def test_every_kind_of_file_has_a_score_or_a_reason(tmp_path, tiny):
     (pictures / "h_cut.png").write_bytes(whole.getvalue()[:3000])
     (pictures / "i_text.png").write_text("no picture")
     (pictures / "j_empty.png").write_bytes(b"")
-    scorers = [tiny[0], tiny[1], scorer_of(from_function("red", red))]
+    scorers = [tiny[0], tiny[1], scorer_of(from_function("red", red, version="1"))]
     (tmp_path / "prompts.txt").write_text("a red dog\n" * 14)
     done = score_images(pictures, scorers, tmp_path / "out", prompts=tmp_path / "prompts.txt", batch_size=5)
     found = {row["image"]: row for row in table(tmp_path / "out")}
@@ -259,7 +259,9 @@ def test_a_failure_leaves_other_scorers_and_rows_alone(tmp_path, folder, monkeyp
             raise ValueError("33 is too wide")
         return math.nan if image.width == 34 else 1.0
 
-    score_images(folder, [scorer_of(from_function("picky", picky)), scorer_of(from_function("red", red))], tmp_path)
+    score_images(
+        folder, [scorer_of(from_function("picky", picky)), scorer_of(from_function("red", red, version="1"))], tmp_path
+    )
     found = table(tmp_path)
     assert [row["error"] for row in found[2:6]] == [
         None,
@@ -363,7 +365,7 @@ def test_the_weights_hash_is_the_files(hps_file, tiny):
 
 
 def test_two_processes_do_not_write_one_log(folder, tmp_path):
-    scorers = [scorer_of(from_function("red", red))]
+    scorers = [scorer_of(from_function("red", red, version="1"))]
 
     def child() -> None:
         with pytest.raises(UserError, match=r"another process is writing .*log-0-of-1.jsonl"):

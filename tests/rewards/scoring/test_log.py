@@ -26,7 +26,7 @@ def tone(prompt: str, image: Image.Image) -> float:
 
 
 def scorers(*names: str) -> list[Scorer]:
-    return [scorer_of(from_function(name, tone, needs_prompts=False)) for name in names]
+    return [scorer_of(from_function(name, tone, "1", needs_prompts=False)) for name in names]
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_a_turned_pictures_scores_are_not_those_of_the_picture_as_stored(tmp_pat
     pictures.mkdir()
     exif[0x0112] = 6
     Image.new("RGB", (8, 5)).save(pictures / "a.png", exif=exif)
-    width = scorer_of(from_function("width", lambda prompt, image: float(image.width), needs_prompts=False))
+    width = scorer_of(from_function("width", lambda prompt, image: float(image.width), "1", needs_prompts=False))
     score_images(pictures, [width], tmp_path / "out")
     assert score_images(pictures, [width], tmp_path / "out", upright=False).new == {"width": 1}
     assert table(tmp_path / "out")[0]["width"] == 8
@@ -115,7 +115,7 @@ def test_what_failed_is_tried_again_and_nothing_else(pictures, tmp_path):
             raise OSError("the service is down")
         return calls[-1]
 
-    moody = [scorer_of(from_function("moody", service, needs_prompts=False))]
+    moody = [scorer_of(from_function("moody", service, "1", needs_prompts=False))]
     done = score_images(pictures, moody, tmp_path / "out", batch_size=4)
     assert done.failures == {"moody": 2}
     before, log = tables(tmp_path / "out"), (tmp_path / "out/log-0-of-1.jsonl").read_bytes()

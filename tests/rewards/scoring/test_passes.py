@@ -110,7 +110,7 @@ def test_scores_of_another_run_are_taken_over(pictures, tmp_path):
         calls.append(prompt)
         return float(picture.height)
 
-    scorer = scorer_of(from_function("height", count))
+    scorer = scorer_of(from_function("height", count, version="1"))
     (tmp_path / "few.txt").write_text("\n".join(f"prompt {number % 4}" for number in range(9)))
     score_images(pictures, [scorer], tmp_path / "first", batch_size=4)
     (pictures / "images.jsonl").unlink()
