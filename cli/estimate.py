@@ -61,7 +61,7 @@ def _read(recipe: str, overrides: list[str]) -> tuple[Workload, int]:
         settings = check_recipe(values, [], Recipe, recipe)
     Shares(settings.training.batch_size, settings.training.micro_batch)  # refuses what `palate train` refuses
     method = settings.method.build(elements=1)
-    return workload_of(settings, reference=method.needs_reference), settings.training.batch_size
+    return workload_of(settings, method), settings.training.batch_size
 
 
 def _recipe_of(architecture: str) -> dict[str, Any]:

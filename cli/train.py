@@ -11,7 +11,10 @@ def train_command(
     recipe: Annotated[str, typer.Argument(help="A YAML recipe, or a name from `palate recipe list`.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, such as training.steps=200")] = None,
 ) -> None:
-    """Align a model, or train a reward model or SPO's step-aware judge, as a recipe says. The same command goes on where a run stopped."""
+    """Align a model, train a reward model or SPO's step-aware judge, as a recipe says.
+
+    The same command goes on where a run stopped.
+    """
     from ..t2i.recipes import find_recipe
     from ..training.recipe import check_recipe, read_recipe
 
@@ -31,6 +34,12 @@ def train_command(
         settings = check_recipe(values, [], StepAwareRecipe, recipe)
 
         from ..t2i.step_aware.fit import fit_step_aware as run
+    elif _method(values) in ("spo", "d3po"):
+        from ..t2i.online.recipe import OnlineRecipe
+
+        settings = check_recipe(values, [], OnlineRecipe, recipe)
+
+        from ..t2i.online.fit import align_online as run
     else:
         from ..t2i.recipe import Recipe
 

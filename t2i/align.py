@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import nn
 
 from ..errors import UserError
 from ..training.cards import device_capacity
+from ..training.config import TrainingConfig
 from ..training.early_stop import require_metric
 from ..training.loop import train
 from ..training.processes import process_state
@@ -39,9 +40,10 @@ from .models.family import Conditions
 from .models.model import TextToImageModel, require_xformers
 from .models.policy import FullPolicy, LoraPolicy, Policy
 from .models.sampling import sampling_for
+from .online.recipe import OnlineRecipe
 from .plan import Plan
 from .prepare import Advance, Say, prepare
-from .recipe import ModelConfig, Recipe
+from .recipe import ModelConfig, Recipe, ValidationConfig
 from .task import AlignmentTask
 from .workload import Workload, settled_dtype, workload_of
 
@@ -63,14 +65,9 @@ def align(recipe: Recipe, say: Say = print, advance: Advance | None = None) -> S
         say, advance = _ignore, None
     model = open_model(recipe.model, recipe.training.precision, device)
     method = recipe.method.build(_elements(model, recipe))
-    _refuse_early(recipe, model, method, state.num_processes)
-    if recipe.model.tuning == "full" and recipe.model.reference.dtype != "same":
-        say(
-            f"model.reference.dtype is {recipe.model.reference.dtype}: the reference rounds otherwise than the policy, "
-            "and small margins are there before the first step; `same` costs memory and is exact"
-        )
-    work = workload_of(recipe, recipe.data.resolution or model.resolution, method.needs_reference)
-    recompute = _checkpointing(recipe, work, device)
+    known = validation_numbers(method, model.device) if recipe.data.holdout else ()
+    refuse(recipe, model, state.num_processes, known, ("training.micro_batch",) if method.over_batch else ())
+    say_rounding(recipe.model, say)
     # The others find what the main process has encoded.
     with state.main_process_first():
         run = RunFolder(Path(recipe.output.folder))
@@ -81,16 +78,14 @@ def align(recipe: Recipe, say: Say = print, advance: Advance | None = None) -> S
         _refuse_lone(recipe, method, plan, state.num_processes)
         data = {"hash": plan.data_hash, "groups": len(plan)}
         require_same_data(run, data)
-        conditions = _encode_validation(model, recipe)
+        conditions = encode_validation(model, recipe.validation)
+    work = workload_of(recipe, method, recipe.data.resolution or model.resolution, plan.size)
+    recompute = checkpointing(recipe.training, work, device)
     policy = make_policy(model, recipe.model, recipe.training.seed, method.needs_reference)
     if state.is_main_process:
         keep_data(run, data)  # not before: a start that fails leaves nothing behind
         keep_weights(run, weights, model.checkpoint.path)
-    network: Any = policy.network
-    if recompute:
-        network.enable_gradient_checkpointing()
-    if recipe.training.compile:
-        compile_blocks(network)
+    set_up(policy.network, recompute, recipe.training.compile)
     task = AlignmentTask(
         model=model,
         policy=policy,
@@ -101,36 +96,55 @@ def align(recipe: Recipe, say: Say = print, advance: Advance | None = None) -> S
         variants=recipe.data.variants,
         micro_batch=recipe.training.micro_batch,
         visits=recipe.training.steps * recipe.training.batch_size,
+        easiest=prepared.train.easiest() if recipe.data.order == "curriculum" else None,
         autocast={"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe.training.precision),
-        draw_samples=_sampler(model, recipe, conditions) if conditions else None,
+        draw_samples=sampler(model, recipe.validation, recipe.data.resolution, conditions) if conditions else None,
         flops_per_group=flops_per_pair(work) if device.type == "cuda" else None,
     )
     summary = train(task, recipe.training, Path(recipe.output.folder), recipe=recipe.model_dump(mode="json"))
     if summary.finished and state.is_main_process:
-        finish(recipe, summary, prepared.train, model.checkpoint, say)
+        finish(recipe, summary, {**data, "left out": plan.skipped}, model.checkpoint, say)
     return summary
 
 
-def _refuse_early(recipe: Recipe, model: TextToImageModel, method: Method, processes: int) -> None:
-    """What would fail after hours of encoding or training is told before anything is written."""
+def refuse(
+    recipe: Recipe | OnlineRecipe,
+    model: TextToImageModel,
+    processes: int,
+    numbers: Collection[str],
+    fixed: Collection[str] = (),
+) -> None:
+    """What would fail after hours of encoding or training is told before anything is written.
+
+    Args:
+        numbers: the names of a validation's numbers.
+        fixed: keys of the recipe that may change in other runs, and decide a step's result in this one.
+    """
     training, folder = recipe.training, Path(recipe.output.folder)
     if folder.exists() and folder.resolve() == Path(recipe.data.path).expanduser().resolve():
         raise UserError(f"output.folder {folder} is data.path: a run beside its data; choose another output folder")
     model.checkpoint.require_whole()
     _refuse_side(recipe, model)
     _ = model.process  # reads the scheduler's config
-    fixed = ("training.micro_batch",) if method.over_batch else ()
     require_same_recipe(RunFolder(folder), recipe.model_dump(mode="json"), fixed)
     if recipe.model.attention == "xformers":
         require_xformers()
     if recipe.output.push_to:
         check_can_push(recipe.output.push_to)
     if training.early_stop:
-        known = validation_numbers(method, model.device) if recipe.data.holdout else ()
-        require_metric(known, training.early_stop)
+        require_metric(numbers, training.early_stop)
     if recipe.data.cache is not None:
         require_folder(Path(recipe.data.cache).expanduser(), f"data.cache: the folder {recipe.data.cache}")
     refuse_early(training, folder, processes)
+
+
+def say_rounding(config: ModelConfig, say: Say) -> None:
+    """What a reference in another precision than the policy costs."""
+    if config.tuning == "full" and config.reference.dtype != "same":
+        say(
+            f"model.reference.dtype is {config.reference.dtype}: the reference rounds otherwise than the policy, "
+            "and small margins are there before the first step; `same` costs memory and is exact"
+        )
 
 
 def _refuse_lone(recipe: Recipe, method: Method, plan: Plan, processes: int) -> None:
@@ -142,7 +156,7 @@ def _refuse_lone(recipe: Recipe, method: Method, plan: Plan, processes: int) -> 
         )
 
 
-def _refuse_side(recipe: Recipe, model: TextToImageModel) -> None:
+def _refuse_side(recipe: Recipe | OnlineRecipe, model: TextToImageModel) -> None:
     architecture = find_architecture(recipe.model.path, recipe.model.revision)
     resolution = recipe.data.resolution or model.resolution
     require_side(architecture, resolution)
@@ -193,9 +207,9 @@ def _ignore(line: str) -> None:
     """What other processes than the first have to say is what the first says."""
 
 
-def _encode_validation(model: TextToImageModel, recipe: Recipe) -> tuple[Conditions, Conditions] | None:
+def encode_validation(model: TextToImageModel, settings: ValidationConfig) -> tuple[Conditions, Conditions] | None:
     """The validation prompts and the empty one, encoded while the text encoders are at hand."""
-    prompts = list(recipe.validation.prompts)
+    prompts = list(settings.prompts)
     if not prompts:
         return None
     encoded = model.encode_prompts(prompts), model.encode_prompts([""])
@@ -203,12 +217,11 @@ def _encode_validation(model: TextToImageModel, recipe: Recipe) -> tuple[Conditi
     return encoded
 
 
-def _sampler(
-    model: TextToImageModel, recipe: Recipe, encoded: tuple[Conditions, Conditions]
+def sampler(
+    model: TextToImageModel, settings: ValidationConfig, resolution: int | None, encoded: tuple[Conditions, Conditions]
 ) -> Callable[[nn.Module, Path, int], None]:
     """Draws the validation grid with the same prompts and seeds each time."""
-    settings = recipe.validation
-    sampling = sampling_for(model, settings.steps, settings.guidance, recipe.data.resolution, settings.batch_size)
+    sampling = sampling_for(model, settings.steps, settings.guidance, resolution, settings.batch_size)
     seeds = [settings.seed + i for i in range(len(settings.prompts))]
 
     def draw(network: Any, folder: Path, step: int) -> None:
@@ -219,13 +232,21 @@ def _sampler(
     return draw
 
 
-def _checkpointing(recipe: Recipe, work: Workload, device: torch.device) -> bool:
+def checkpointing(training: TrainingConfig, work: Workload, device: torch.device) -> bool:
     """Whether activations are recomputed in the backward pass: as the recipe says, or where memory asks for it."""
-    setting = recipe.training.gradient_checkpointing
+    setting = training.gradient_checkpointing
     capacity = device_capacity(device)
     if isinstance(setting, bool) or capacity is None:
         return setting is True
     return choose_checkpointing(work, capacity)
+
+
+def set_up(network: Any, recompute: bool, compiled: bool) -> None:
+    """Switch the recomputation of activations on, and compile, where asked to."""
+    if recompute:
+        network.enable_gradient_checkpointing()
+    if compiled:
+        compile_blocks(network)
 
 
 def compile_blocks(network: Any) -> None:

@@ -72,7 +72,7 @@ def estimate(work: Workload, batch_size: int | None = None, card: Card | None = 
 
     Raises UserError: the network does not take the resolution.
     """
-    sizes, lasting, micro_batch = count_sizes(work), lasting_bytes(work), work.images // 2
+    sizes, lasting, micro_batch = count_sizes(work), lasting_bytes(work), work.images // work.candidates
     pairs = batch_size or micro_batch * processes
 
     def training(checkpointing: bool) -> Training:
@@ -101,16 +101,20 @@ def estimate(work: Workload, batch_size: int | None = None, card: Card | None = 
         ema_gib=lasting["ema"] / GIB,
         text_encoding_peak_gib=text_encoding_bytes(work) / GIB,
         vae_encoding_peak_gib=vae_encoding_bytes(work) / GIB,
-        preparation_tflops_per_pair=(count_text(work).flops + 2 * count_vae(work, 1).flops) / 1e12,
+        preparation_tflops_per_pair=(count_text(work).flops + work.candidates * count_vae(work, 1).flops) / 1e12,
         plain=training(checkpointing=False),
         checkpointed=training(checkpointing=True),
     )
 
 
 def flops_per_pair(work: Workload, checkpointing: bool = False) -> float:
-    """FLOPs of one pair's part of a step, the reference included; without checkpointing these are the model FLOPs."""
-    reference = count_reference(work).flops if work.reference else 0
-    return 2 * (count_step(work, checkpointing).flops + reference) / work.images
+    """FLOPs of one group's part of a step, passes without gradient included.
+
+    Without checkpointing these are the model FLOPs.
+    """
+    asked = work.calls + work.reference
+    without_gradient = asked * count_reference(work).flops if asked else 0
+    return work.candidates * (count_step(work, checkpointing).flops + without_gradient) / work.images
 
 
 def _time(flops: float, pairs: int, card: Card, processes: int, bits: int) -> Timing:

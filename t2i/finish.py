@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ..datasets.converted import Say
 from ..training.run_folder import RunFolder, Summary
@@ -11,12 +13,18 @@ from .hub import push_to_hub
 from .kohya import save_kohya
 from .model_card import write_model_card
 from .models.checkpoint import Checkpoint
-from .plan import Plan
+from .online.recipe import OnlineRecipe
 from .recipe import Recipe
 
 
-def finish(recipe: Recipe, summary: Summary, plan: Plan, checkpoint: Checkpoint, say: Say) -> None:
-    """Complete the folder of final weights; what is there already is written again."""
+def finish(
+    recipe: Recipe | OnlineRecipe, summary: Summary, data: Mapping[str, Any], checkpoint: Checkpoint, say: Say
+) -> None:
+    """Complete the folder of final weights; what is there already is written again.
+
+    Args:
+        data: the data's hash and counts, for the card.
+    """
     paths, family = RunFolder(summary.folder), checkpoint.family
     if recipe.model.tuning == "lora" and recipe.output.kohya:
         layers = checkpoint.config(family.network).get("layers_per_block", 2)
@@ -28,7 +36,7 @@ def finish(recipe: Recipe, summary: Summary, plan: Plan, checkpoint: Checkpoint,
         family=family.name,
         tuning=recipe.model.tuning,
         recipe=recipe.model_dump(mode="json"),
-        data={"groups": len(plan), "hash": plan.data_hash, "left out": plan.skipped},
+        data=data,
         metrics_file=paths.metrics,
         grids=_first_and_last(paths.samples),
         versions=environment,

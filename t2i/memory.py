@@ -47,9 +47,9 @@ def lasting_bytes(work: Workload) -> dict[str, int]:
 def training_bytes(work: Workload, checkpointing: bool) -> int:
     """The most that training holds at once."""
     passing = count_step(work, checkpointing).peak_bytes
-    if work.reference:  # its pass is over before the policy's begins, so the larger of the two counts
+    if work.reference or work.calls:  # its pass is over before the policy's begins, so the larger of the two counts
         visiting = count_reference(work).peak_bytes
-        if work.tuning == "full" and work.reference_device == "cpu":
+        if work.reference and work.tuning == "full" and work.reference_device == "cpu":
             visiting += count_sizes(work).parameters * _BYTES[work.copy_dtype]
         passing = max(passing, visiting)
     return sum(lasting_bytes(work).values()) + passing
@@ -82,7 +82,7 @@ def savings_of(work: Workload) -> dict[str, int]:
     """What each switch of a recipe would save of the peak with checkpointing, bytes; those under 1 % are left out."""
     full, lora_dtype = work.tuning == "full", settled_dtype("auto", "lora", work.precision)
     changes = {
-        "training.micro_batch=1": replace(work, images=2),
+        "training.micro_batch=1": replace(work, images=work.candidates),
         f"data.resolution={work.resolution // 2}": _smaller(work),
         "training.precision=bf16": replace(work, precision="bf16", dtype=work.dtype if full else "bfloat16"),
         "training.ema=null": replace(work, ema=False),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from .models.architectures import Architecture, find_architecture
 
 if TYPE_CHECKING:
+    from .method import Method
     from .recipe import Recipe
 
 
@@ -17,7 +18,9 @@ class Workload:
 
     Attributes:
         resolution: pixels a side.
-        images: pictures in one forward pass: two for each pair of a micro-batch.
+        images: pictures in one forward pass: `candidates` for each group of a micro-batch.
+        candidates: pictures of one group.
+        calls: further forward passes for each picture in a step, without gradient (an inversion's).
         dtype: of the frozen weights of a LoRA run and of the checkpoint as loaded otherwise.
         precision: of autocast; weights that are trained are float32.
         reference: whether the frozen policy's errors are computed in every step.
@@ -30,6 +33,8 @@ class Workload:
     rank: int = 16
     targets: tuple[str, ...] | None = None
     images: int = 2
+    candidates: int = 2
+    calls: int = 0
     dtype: str = "bfloat16"
     precision: Literal["no", "bf16", "fp16"] = "bf16"
     optimizer: str = "adamw"
@@ -61,29 +66,39 @@ class Workload:
         return {**self.network_key(), **own, "tokens": self.architecture.text_tokens}
 
 
-def workload_of(recipe: Recipe, resolution: int | None = None, reference: bool = True) -> Workload:
+GROUP = 4
+"""Candidates of a group where a method takes all of them and no data have been seen: the rankings' usual size."""
+
+
+def workload_of(
+    recipe: Recipe, method: Method | None = None, resolution: int | None = None, candidates: int | None = None
+) -> Workload:
     """What a recipe asks of a machine.
 
     Args:
+        method: what the recipe's section builds; None for one that compares two pictures with a reference.
+        candidates: pictures that the method takes of each group; None: two, or `GROUP` where it takes all.
         resolution: pixels a side where the caller has settled it; None takes the recipe's, or the checkpoint's own.
-        reference: whether the method asks for the frozen policy's errors.
-
     Raises UserError: the checkpoint cannot be found.
     """
     model, training = recipe.model, recipe.training
     architecture = find_architecture(model.path, model.revision)
+    if candidates is None:
+        candidates = 2 if method is None else method.candidates or GROUP
     return Workload(
         architecture=architecture,
         resolution=resolution or recipe.data.resolution or architecture.resolution,
         tuning=model.tuning,
         rank=model.lora.rank,
         targets=model.lora.targets,
-        images=2 * training.micro_batch,
+        images=candidates * training.micro_batch,
+        candidates=candidates,
+        calls=0 if method is None else method.corruption.calls,
         dtype=settled_dtype(model.dtype, model.tuning, training.precision),
         precision=training.precision,
         optimizer=training.optimizer.name,
         ema=training.ema is not None,
-        reference=reference,
+        reference=method is None or method.needs_reference,
         reference_dtype=model.reference.dtype,
         reference_device=model.reference.device,
     )

@@ -11,6 +11,7 @@ from palate.errors import UserError
 from palate.t2i.counts import _build_policy, count_reference, count_sizes, count_step, optimizer_bytes
 from palate.t2i.estimate import choose_checkpointing, estimate, flops_per_pair, workload_of
 from palate.t2i.memory import GIB, lasting_bytes, savings_of, training_bytes
+from palate.t2i.methods import InPO, MaPO, RankDPO
 from palate.t2i.models.architectures import ARCHITECTURES, Part
 from palate.t2i.models.meta import family_of, make_inputs
 from palate.t2i.workload import Workload
@@ -156,9 +157,23 @@ def test_a_recipe_becomes_a_workload():
     training = SimpleNamespace(micro_batch=3, precision="bf16", optimizer=SimpleNamespace(name="adamw"), ema=0.99)
     recipe = SimpleNamespace(model=model, data=SimpleNamespace(resolution=None), training=training)
     assert workload_of(recipe) == Workload(ARCHITECTURES["sdxl"], 1024, rank=8, images=6, ema=True)
+    rank, inverted = RankDPO().build(1), InPO(steps=3, corrections=1).build(1)
+    assert (workload_of(recipe, rank).images, workload_of(recipe, rank, candidates=6).images) == (12, 18)
+    assert (workload_of(recipe, inverted).images, workload_of(recipe, inverted).calls) == (6, 6)
+    assert not workload_of(recipe, MaPO().build(1)).reference
     model.tuning = "full"
     assert workload_of(recipe, resolution=512).dtype == "float32"
     assert workload_of(recipe, resolution=512).resolution == 512
+
+
+def test_every_pass_of_a_method_is_counted():
+    """A pair: 3.45 TFLOP forward and backward and 1.61 for a forward pass of both pictures alone."""
+    forward = flops_per_pair(SD1) - flops_per_pair(replace(SD1, reference=False))
+    assert flops_per_pair(replace(SD1, calls=5)) == pytest.approx(flops_per_pair(SD1) + 5 * forward)
+    group = replace(SD1, images=2 * SD1.images, candidates=4)
+    assert flops_per_pair(group) == pytest.approx(2 * flops_per_pair(SD1), rel=1e-3)
+    assert estimate(group).micro_batch == estimate(SD1).micro_batch
+    assert estimate(group).plain.activations_gib > 1.8 * estimate(SD1).plain.activations_gib
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Training from prompts alone: the policy draws, a judge prefers, the policy learns from its own steps."""
