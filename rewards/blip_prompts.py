@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from .pretrained import load_tokenizer
 
 MAX_TOKENS = 35  # [CLS] and [SEP] included; BLIP and all that was built on it
 _ADDED = ("[DEC]", "[ENC]")  # what BLIP's tokenizer has beyond BERT's
@@ -70,14 +71,7 @@ def open_blip_prompts(source: str | Path, vocabulary: int, reader: str) -> BlipP
     """
     from transformers import BertTokenizer
 
-    path = str(Path(source).expanduser()) if str(source).startswith("~") else str(source)
-    try:
-        tokenizer = BertTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"the tokenizer {source} cannot be loaded ({reason}); give bert-base-uncased or a folder with its vocab.txt"
-        ) from error
+    tokenizer = load_tokenizer(BertTokenizer, source, "give bert-base-uncased or a folder with its vocab.txt")
     # Where there are no files, transformers answers with a vocabulary of five special tokens: all words unknown.
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise UserError(

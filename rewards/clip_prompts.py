@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from .pretrained import load_tokenizer
 
 _log = logging.getLogger(__name__)
 
@@ -75,17 +76,12 @@ def transformers_prompts(source: str | Path, vocabulary: int, length: int) -> Cl
     from transformers import CLIPTokenizer
 
     advice = "give the model's own tokenizer, a folder with tokenizer.json or a hub id"
-    try:
-        path = str(Path(source).expanduser()) if str(source).startswith("~") else str(source)
-        tokenizer = CLIPTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"the tokenizer {source} cannot be loaded ({reason}); {advice}") from error
+    tokenizer = load_tokenizer(CLIPTokenizer, source, advice)
     # Where there are no files, transformers answers with a vocabulary of two special tokens: every word is unknown.
     if len(tokenizer) != vocabulary:
         raise UserError(f"the tokenizer {source} has {len(tokenizer)} tokens and the model {vocabulary}; {advice}")
 
     def encode(prompts: list[str]) -> list[list[int]]:
-        return tokenizer(prompts, truncation=False, verbose=False)["input_ids"]  # type: ignore[return-value]
+        return tokenizer(prompts, truncation=False, verbose=False)["input_ids"]
 
-    return ClipPrompts(encode, int(tokenizer.eos_token_id), length)  # type: ignore[arg-type]
+    return ClipPrompts(encode, int(tokenizer.eos_token_id), length)

@@ -21,6 +21,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import UserError
+from .pretrained import load_tokenizer
 
 REWARD, IMAGE = "<|Reward|>", "<|image_pad|>"
 
@@ -123,11 +124,7 @@ def open_hpsv3_prompts(base: str, vocabulary: int | None = None) -> Hpsv3Prompts
     from transformers import AddedToken, Qwen2Tokenizer
 
     advice = "give the folder or hub id of Qwen/Qwen2-VL-7B-Instruct as base"
-    try:
-        tokenizer = Qwen2Tokenizer.from_pretrained(base)
-    except (OSError, ValueError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"the tokenizer of {base} cannot be loaded ({reason}); {advice}") from error
+    tokenizer = load_tokenizer(Qwen2Tokenizer, base, advice)
     tokenizer.add_tokens([AddedToken(REWARD, special=True, normalized=False)], special_tokens=True)
     # Where there are no files, transformers answers with a vocabulary of a few special tokens.
     if vocabulary is None and IMAGE not in tokenizer.get_vocab():

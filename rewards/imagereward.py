@@ -118,6 +118,7 @@ def open_imagereward(
     renamed = rename_imagereward(load_tensors(file), str(file))
     try:
         vision, text = build_towers(renamed, read_config(config))
+        _require_head(renamed, text.config.hidden_size)
     except (RuntimeError, ValueError) as error:  # torch lists every tensor whose shape disagrees with the others'
         reason = str(error).strip().splitlines()[-1].strip()
         raise UserError(f"{file}: its tensors do not fit together ({reason}); is it ImageReward.pt?") from None
@@ -135,6 +136,20 @@ def open_imagereward(
         size=vision.embeddings.image_size,  # type: ignore[arg-type]
         settings=settings,
     )
+
+
+def _require_head(state: Mapping[str, Tensor], width: int) -> None:
+    """Hold the MLP's layers against each other: `width` features go in and one number comes out.
+
+    Raises:
+        ValueError: one does not fit on the one before it. torch itself would stretch a bias of one number.
+    """
+    for layer in MLP_LAYERS:
+        weight, bias = (tuple(state[f"mlp.layers.{layer}.{kind}"].shape) for kind in ("weight", "bias"))
+        outputs = weight[:1] if layer != MLP_LAYERS[-1] else (1,)
+        if weight != (*outputs, width) or bias != outputs:
+            raise ValueError(f"mlp.layers.{layer} has a weight of {weight} and a bias of {bias} behind {width} values")
+        (width,) = outputs
 
 
 def collapse(state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""A model in the layout of transformers: loaded whole, or refused in one line."""
+"""A model or a tokenizer in the layout of transformers: loaded whole, or refused in one line."""
 
 from __future__ import annotations
 
@@ -10,20 +10,26 @@ import torch
 from ..errors import UserError
 from .quiet import quiet
 
+_CONFIGS = ("config.json", "adapter_config.json")
+
 
 def load_pretrained(kind: Any, source: str | Path, called: str, advice: str, **options: Any) -> Any:
     """`kind.from_pretrained(source, **options)`, without code from the checkpoint.
 
     Args:
+        kind: a class or an `Auto...` of transformers.
         source: a folder, in which `~` is the user's home, or a hub id.
         called: what it should be, for the error's text, with its article.
         advice: what to give in its place.
 
     Raises:
-        UserError: it cannot be read, lacks a tensor, or has one of another size; transformers would fill such with
-            random numbers.
+        UserError: it cannot be read, lacks a tensor, has one of another size, or, where it must be a model of this kind
+            alone, more of them; transformers would draw the first two at random and drop what is left over.
     """
-    path = str(Path(source).expanduser()) if str(source).startswith("~") else str(source)
+    path = _at_home(source)
+    # Without one transformers builds a model of its default size; an adapter's names the model that it is for.
+    if Path(path).is_dir() and not any((Path(path) / name).is_file() for name in _CONFIGS):
+        raise UserError(f"{path} cannot be loaded as {called} (it holds no config.json); {advice}")
     try:
         with quiet():
             model, report = kind.from_pretrained(
@@ -36,8 +42,7 @@ def load_pretrained(kind: Any, source: str | Path, called: str, advice: str, **o
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # no folder, no network, damaged, another kind of model, a pickle with code: a dozen
-        told = "" if Path(path).exists() else "there is no such folder; as a hub id: "
-        raise UserError(f"{path} cannot be loaded as {called} ({told}{reason_of(error)}); {advice}") from error
+        raise UserError(f"{path} cannot be loaded as {called} ({_why(path, error)}); {advice}") from error
     missing = sorted(report["missing_keys"])
     if missing:
         raise UserError(f"{path} lacks {missing[0]} ({len(missing)} tensors in all); {advice}")
@@ -46,9 +51,58 @@ def load_pretrained(kind: Any, source: str | Path, called: str, advice: str, **o
         raise UserError(
             f"{path} lacks {wrong[0]} in the size that its config.json tells ({len(wrong)} tensors in all); {advice}"
         )
+    # Old checkpoints hold what models now compute, such as position_ids.
+    left = sorted(set(report["unexpected_keys"]) - {name for name, _ in model.named_buffers()})
+    if left and _stands_alone(kind):
+        raise UserError(
+            f"{path} holds {left[0]}, which has no place in the model that its config.json tells "
+            f"({len(left)} tensors in all); {advice}"
+        )
     return model
+
+
+def load_tokenizer(kind: Any, source: str | Path, advice: str) -> Any:
+    """`kind.from_pretrained(source)`; of a folder without files it makes a tokenizer of special tokens alone.
+
+    Args:
+        kind: a tokenizer's class of transformers.
+        source: a folder, in which `~` is the user's home, or a hub id.
+        advice: what to give in its place.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    path = _at_home(source)
+    try:
+        return kind.from_pretrained(path)
+    except MemoryError:
+        raise
+    except Exception as error:  # as above; the tokenizers package raises plain `Exception`
+        raise UserError(f"the tokenizer {path} cannot be loaded ({_why(path, error)}); {advice}") from error
 
 
 def reason_of(error: Exception) -> str:
     """The first line of what an error says, or its kind where it says nothing."""
+    if isinstance(error, KeyError):
+        return f"KeyError: {error}"  # which says the key alone
     return next((line for line in map(str.strip, str(error).splitlines()) if line), type(error).__name__)
+
+
+def _at_home(source: str | Path) -> str:
+    """A folder with the user's home for `~`; a hub id as it is."""
+    return str(Path(source).expanduser()) if str(source).startswith("~") else str(source)
+
+
+def _why(path: str, error: Exception) -> str:
+    told = "" if Path(path).exists() else "there is no such folder; as a hub id: "
+    return told + reason_of(error)
+
+
+def _stands_alone(kind: Any) -> bool:
+    """Whether a checkpoint for `kind` holds nothing else.
+
+    Not where `kind` is a part of another model, as CLIP's vision tower is, whose configuration has its place in the
+    other's, nor where it is an `Auto...`: chat models come with further heads.
+    """
+    config = getattr(kind, "config_class", None)
+    return config is not None and not config.base_config_key

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
@@ -59,12 +60,15 @@ def open_reward(name: str, **assets: Any) -> Reward:
             the hub where they are left out), and the opener's other arguments, such as `device` and `dtype`.
 
     Raises:
-        UserError: the name or an asset is unknown, the weights cannot be found or read, or another package's opener
-            raises.
+        UserError: the name or an asset is unknown, an asset is an empty text, the weights cannot be found or read, or
+            another package's opener raises.
     """
     entry = find_entry(name)
     if isinstance(entry, EntryPoint):
         return _open_plugin(entry, assets)
+    for key, value in assets.items():
+        if isinstance(value, str) and not value.strip():  # openers would take it for None, the official one
+            raise UserError(f"{name} got {value!r} as its {key}; give a path or a hub id, or leave it out")
     module, _, function = entry.opener.partition(":")
     opener = getattr(importlib.import_module(f".{module}", __package__), function)
     if entry.weights is None:
@@ -73,11 +77,10 @@ def open_reward(name: str, **assets: Any) -> Reward:
         assets = {"dtype": _dtype(entry.dtype), **assets}
     given = {entry.assets.get(key, key): value for key, value in assets.items()}
     try:
-        return opener(**entry.preset, **given)
+        call = inspect.signature(opener).bind(**entry.preset, **given)
     except TypeError as error:
-        if "argument" not in str(error):
-            raise
         raise UserError(f"{name} cannot be opened so ({error}); its assets are {_list(entry.assets)}") from error
+    return opener(*call.args, **call.kwargs)
 
 
 def _dtype(name: str) -> torch.dtype:

@@ -6,9 +6,11 @@ The wording is that of t2v_metrics (Apache-2.0, https://github.com/linzhiqiu/t2v
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from .pretrained import load_tokenizer
 
 MAX_TOKENS = 2048  # of both texts, the picture counted as one
 QUESTION = 'Does this figure show "{}"? Please answer yes or no.'
@@ -63,7 +65,7 @@ class VqaPrompts:
         self.cut += cut
 
 
-def open_vqa_prompts(source: str, vocabulary: int) -> VqaPrompts:
+def open_vqa_prompts(source: str | Path, vocabulary: int) -> VqaPrompts:
     """The prompts' reader with the tokenizer of a hub id or a folder.
 
     Args:
@@ -75,11 +77,7 @@ def open_vqa_prompts(source: str, vocabulary: int) -> VqaPrompts:
     from transformers import T5Tokenizer
 
     advice = "give the folder or hub id of google/flan-t5-xxl, or another tokenizer of FLAN-T5, as tokenizer"
-    try:
-        tokenizer = T5Tokenizer.from_pretrained(source)
-    except (OSError, ValueError, ImportError) as error:  # ImportError: spiece.model needs sentencepiece
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"the tokenizer {source} cannot be loaded ({reason}); {advice}") from error
+    tokenizer = load_tokenizer(T5Tokenizer, source, advice)
     # T5's table is padded from 32,100 rows to 32,128. Where there are no files, transformers answers with 104 tokens.
     if not vocabulary - 128 < len(tokenizer) <= vocabulary:
         raise UserError(f"the tokenizer {source} has {len(tokenizer)} tokens and the model {vocabulary}; {advice}")

@@ -38,6 +38,16 @@ def test_a_vocabulary_that_is_not_there_is_told(imagereward_folder, tmp_path, of
         )
 
 
+def test_a_vocabulary_that_is_no_text_is_one_line(imagereward_folder, tmp_path):
+    file = place(imagereward_folder, tmp_path / "damaged", ["[PAD]"])
+    file.with_name("vocab.txt").write_bytes(b"[PAD]\n\xff\xfe\n")
+    with pytest.raises(UserError) as told:
+        open_imagereward(file)
+    assert str(told.value).startswith(f"the tokenizer {file.parent} cannot be loaded (")
+    assert str(told.value).endswith("); give bert-base-uncased or a folder with its vocab.txt")
+    assert "\n" not in str(told.value)
+
+
 def test_a_vocabulary_beside_the_weights_is_theirs_and_tells_scores_apart(imagereward_folder, tmp_path, offline):
     words = (imagereward_folder / "vocab.txt").read_text().split()
     others = [*words[:5], *reversed(words[5:])]

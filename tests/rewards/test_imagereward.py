@@ -351,6 +351,10 @@ class Code:
             lambda state: state.update({"blip.text_encoder.embeddings.LayerNorm.bias": torch.ones(7)}),
             "do not fit together.*LayerNorm.bias",
         ),
+        (lambda state: state.update({"mlp.layers.2.weight": torch.ones(9, 7)}), "fit together .mlp.layers.2 .*1024"),
+        (lambda state: state.update({"mlp.layers.2.bias": torch.ones(1)}), "fit together .mlp.layers.2 "),
+        (lambda state: state.update({"mlp.layers.0.weight": torch.ones(1024, 7)}), "layers.0 .* behind 192 values"),
+        (lambda state: state.update({"mlp.layers.7.weight": torch.ones(2, 16)}), "fit together .mlp.layers.7 "),
         (
             lambda state: state.update({"blip.visual_encoder.pos_embed": torch.ones(1, 16, 128)}),
             "15 patches, which make no square",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -62,6 +63,32 @@ def test_wrong_assets_are_told(tmp_path):
         open_scorers(["sharpness", "sharpness"])
     with pytest.raises(UserError, match="weights for pickscore, which is not among the scorers sharpness"):
         open_scorers(["sharpness"], {"pickscore": {"weights": "x"}})
+
+
+def test_an_empty_asset_is_not_taken_for_the_official_one():
+    for empty in ("", " "):
+        with pytest.raises(UserError, match=rf"pickscore got '{empty}' as its weights; give a path or a hub id"):
+            open_scorer("pickscore", weights=empty)
+    with pytest.raises(UserError, match="imagereward got '' as its tokenizer"):
+        open_reward("imagereward", tokenizer="")
+
+
+def test_what_goes_wrong_within_an_opener_is_no_wrong_asset(gelu_folder, monkeypatch):
+    def broken(*_: object) -> None:
+        raise TypeError("pop expected at most 1 argument, got 2")
+
+    with pytest.raises(UserError, match=r"hpsv2 cannot be opened so .*'version'"):
+        open_reward("hpsv2", version="v2.1")  # the entry's own
+    monkeypatch.setattr("palate.rewards.clip_tower.transformers_prompts", broken)
+    with pytest.raises(TypeError, match="pop expected"):
+        open_reward("pickscore", weights=gelu_folder)
+
+
+def test_a_tokenizers_config_that_is_a_list_is_the_tokenizers_fault(gelu_folder, tmp_path):
+    folder = shutil.copytree(gelu_folder, tmp_path / "damaged")
+    (folder / "tokenizer_config.json").write_text("[]")
+    with pytest.raises(UserError, match=r"the tokenizer .*damaged cannot be loaded \(.*\); give the model's own"):
+        open_reward("pickscore", weights=folder)
 
 
 def test_the_settings_tell_what_decides_the_numbers(gelu_folder, quick_gelu_folder):
