@@ -58,6 +58,8 @@ def _read(recipe: str, overrides: list[str]) -> tuple[Workload, int]:
         values = read_recipe(file, overrides)
         if isinstance(values.get("method"), dict) and values["method"].get("name") == "reward_model":
             raise UserError(f"{recipe} trains a reward model; only text-to-image recipes are counted")
+        if isinstance(values.get("method"), dict) and values["method"].get("name") in ("spo", "d3po", "step_aware"):
+            raise UserError(f"{recipe} is not counted: method {values['method']['name']} rolls out or judges pictures")
         settings = check_recipe(values, [], Recipe, recipe)
     Shares(settings.training.batch_size, settings.training.micro_batch)  # refuses what `palate train` refuses
     method = settings.method.build(elements=1)

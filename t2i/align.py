@@ -68,6 +68,10 @@ def align(recipe: Recipe, say: Say = print, advance: Advance | None = None) -> S
     known = validation_numbers(method, model.device) if recipe.data.holdout else ()
     refuse(recipe, model, state.num_processes, known, ("training.micro_batch",) if method.over_batch else ())
     say_rounding(recipe.model, say)
+    resolution = recipe.data.resolution or model.resolution
+    # The least that it can be: memory and LoRA targets that will not do are told before hours of encoding.
+    least = workload_of(recipe, method, resolution, method.candidates or method.fewest)
+    checkpointing(recipe.training, least, device)
     # The others find what the main process has encoded.
     with state.main_process_first():
         run = RunFolder(Path(recipe.output.folder))
@@ -79,7 +83,7 @@ def align(recipe: Recipe, say: Say = print, advance: Advance | None = None) -> S
         data = {"hash": plan.data_hash, "groups": len(plan)}
         require_same_data(run, data)
         conditions = encode_validation(model, recipe.validation)
-    work = workload_of(recipe, method, recipe.data.resolution or model.resolution, plan.size)
+    work = workload_of(recipe, method, resolution, plan.size)
     recompute = checkpointing(recipe.training, work, device)
     policy = make_policy(model, recipe.model, recipe.training.seed, method.needs_reference)
     if state.is_main_process:

@@ -69,6 +69,8 @@ def health_line(row: Row, steps: int) -> str:
         _part(row, "winner_gain", "winner {:+.2e}"),
         _part(row, "loser_gain", "loser {:+.2e}"),
         _part(row, "margin", "margin {:+.2e}"),
+        _part(row, "reward", "reward {:.3g}"),
+        _part(row, "valid_pairs", "pairs {:.0%}"),
         _part(row, "accuracy", "accuracy {:.0%}"),
         _part(row, "gradient_factor", "gradient factor {:.2f}"),
         _part(row, "grad_norm", "grad {:.2e}"),

@@ -9,6 +9,10 @@ from accelerate import Accelerator
 from torch import Tensor
 
 
+_MUST_BE_FINITE = ("loss", "grad_norm")
+"""A NaN in one part makes the whole NaN; in any other number it says that this part has nothing to tell."""
+
+
 class Meter:
     """Collects each step's means without waiting for the GPU; `collect` is the only synchronisation."""
 
@@ -25,7 +29,7 @@ class Meter:
     def step(self, grad_norm: Tensor) -> None:
         """Close a step; its micro-batches are equally large, so the mean of their means is the step's."""
         first = self._micro[0]
-        means = {key: torch.stack([micro[key].detach().float() for micro in self._micro]).mean() for key in first}
+        means = {key: _mean(key, torch.stack([micro[key].detach().float() for micro in self._micro])) for key in first}
         self._pending.append({**means, "grad_norm": grad_norm.detach().float()})
         self._micro = []
 
@@ -34,7 +38,11 @@ class Meter:
         if not self._pending:
             return []
         flat = torch.stack([value.reshape(()) for row in self._pending for value in row.values()])
-        numbers = iter(accelerator.reduce(flat, reduction="mean").tolist())  # pyright: ignore[reportAttributeAccessIssue]
+        strict = torch.tensor([key in _MUST_BE_FINITE for row in self._pending for key in row], device=flat.device)
+        told = strict | ~flat.isnan()
+        both = torch.stack([torch.where(told, flat, 0.0), told.float()])
+        total, count = accelerator.reduce(both, reduction="sum")  # type: ignore[misc]
+        numbers = iter((total / count).tolist())
         fresh = [{key: next(numbers) for key in row} for row in self._pending]
         self.rows += fresh
         self._pending = []
@@ -46,6 +54,10 @@ class Meter:
         means = {key: _finite_mean([row[key] for row in self.rows if key in row]) for key in keys}
         self.rows = []
         return means
+
+
+def _mean(key: str, values: Tensor) -> Tensor:
+    return values.mean() if key in _MUST_BE_FINITE else values.nanmean()
 
 
 def _finite_mean(values: list[float]) -> float:

@@ -126,14 +126,15 @@ def held_out_reward(
 
 def _workload(recipe: OnlineRecipe, method: OnlineMethod, resolution: int) -> Workload:
     """One part's pass: the latents that are learned from, with the prompt and without."""
-    model, training = recipe.model, recipe.training
+    model, training, candidates = recipe.model, recipe.training, 2 * method.learned_rows
     return Workload(
         architecture=find_architecture(model.path, model.revision),
         resolution=resolution,
         tuning=model.tuning,
         rank=model.lora.rank,
         targets=model.lora.targets,
-        images=2 * training.micro_batch * method.learned_rows,
+        images=candidates * training.micro_batch,
+        candidates=candidates,
         dtype=settled_dtype(model.dtype, model.tuning, training.precision),
         precision=training.precision,
         optimizer=training.optimizer.name,

@@ -128,6 +128,7 @@ class OnlineTask:
     def _predict(self, network: nn.Module, conditions: Conditions, at_once: int | None = None) -> RowPredict:
         """A network, guided, on a batch's prompts; `at_once` latents in a pass, None for all of them."""
         dtype = next(network.parameters()).dtype  # a reference copy may be in lower precision
+        empty = {name: tensor.to(conditions[name].device) for name, tensor in self._empty.items()}
 
         def ask(given: Conditions, noisy: Tensor, times: Tensor) -> Tensor:
             # Accelerate's autocast reaches the trained network alone; a reference in another precision than the policy
@@ -137,8 +138,8 @@ class OnlineTask:
 
         def one(noisy: Tensor, times: Tensor, rows: Tensor) -> Tensor:
             given = {name: tensor[rows] for name, tensor in conditions.items()}
-            empty = {name: tensor.to(rows.device) for name, tensor in expanded(self._empty, len(rows)).items()}
-            return guided(partial(ask, given), partial(ask, empty), self.method.guidance)(noisy, times)
+            without = partial(ask, expanded(empty, len(rows)))
+            return guided(partial(ask, given), without, self.method.guidance)(noisy, times)
 
         def predict(noisy: Tensor, times: Tensor, rows: Tensor) -> Tensor:
             size = at_once or len(rows)
