@@ -37,6 +37,7 @@ from turns import Step, Turn, take_turns
 from palate.datasets.parquet import read_groups
 from palate.t2i.align import compile_blocks, make_policy
 from palate.t2i.estimate import flops_per_pair
+from palate.t2i.method import Method
 from palate.t2i.methods import DiffusionDPO
 from palate.t2i.models.architectures import find_architecture
 from palate.t2i.models.family import Framing
@@ -84,9 +85,15 @@ class Job:
 @contextmanager
 def palate_side(job: Job) -> Iterator[Step]:
     """A step of palate's training loop."""
+    with training(job, DiffusionDPO(beta=BETA).build(elements=1)) as (step, _):  # read for summed errors only
+        yield step
+
+
+@contextmanager
+def training(job: Job, method: Method) -> Iterator[tuple[Step, AlignmentTask]]:
+    """A step of palate's training loop with `method` on the pairs in the job's scratch folder, and its task."""
     folder = Path(job.scratch)
     model = open_checkpoint(job.model, job.dtype, job.device, folder / "palate")
-    method = DiffusionDPO(beta=BETA).build(elements=1)  # read for summed errors only
     data = DataConfig(path=str(folder / "pairs"), cache=str(folder / "cache"), resolution=job.resolution)
     ready = prepare(model, data, method, seed=0, say=lambda line: None)
     model.free("vae")
@@ -118,7 +125,7 @@ def palate_side(job: Job) -> Iterator[Step]:
             if run.step % config.log_every == 0:
                 _log(run)
 
-        yield step
+        yield step, task
 
 
 @contextmanager
@@ -208,10 +215,10 @@ def summarise(job: Job, turns: dict[str, list[Turn]]) -> dict[str, Any]:
         flops = flops_per_pair(Workload(architecture, job.resolution, rank=job.rank, images=2 * job.pairs))
     sides: dict[str, Any] = {}
     for side, taken in turns.items():
-        speed = _spread([job.pairs / turn.seconds for turn in taken])
+        speed = spread([job.pairs / turn.seconds for turn in taken])
         sides[side] = {
             "pairs_per_second": speed,
-            "cpu_seconds_per_step": _spread([turn.cpu_seconds for turn in taken]),
+            "cpu_seconds_per_step": spread([turn.cpu_seconds for turn in taken]),
             "peak_memory_gib": max(turn.peak_gib for turn in taken),
             "mfu": utilisation(flops, speed["median"], peak, processes=1) if flops and peak else None,
         }
@@ -223,11 +230,12 @@ def summarise(job: Job, turns: dict[str, list[Turn]]) -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if cuda else "cpu",
         "torch": torch.__version__,
         **sides,
-        "ratio": {"of": basis, **_spread(ratios)},
+        "ratio": {"of": basis, **spread(ratios)},
     }
 
 
-def _spread(values: list[float]) -> dict[str, float]:
+def spread(values: list[float]) -> dict[str, float]:
+    """Median, least and greatest."""
     return {"median": statistics.median(values), "low": min(values), "high": max(values)}
 
 
@@ -240,12 +248,13 @@ def show(result: dict[str, Any]) -> None:
     for side in SIDES:
         row = result[side]
         mfu = "-" if row["mfu"] is None else f"{row['mfu']:.1%}"
-        speed, cpu = _range(row["pairs_per_second"]), _range(row["cpu_seconds_per_step"])
+        speed, cpu = span(row["pairs_per_second"]), span(row["cpu_seconds_per_step"])
         print(f"{side:8}{speed:>28}{cpu:>28}{row['peak_memory_gib']:>10.2f}{mfu:>8}")
-    print(f"palate is {_range(result['ratio'])} times as fast by {result['ratio']['of'].replace('_', ' ')}")
+    print(f"palate is {span(result['ratio'])} times as fast by {result['ratio']['of'].replace('_', ' ')}")
 
 
-def _range(spread: dict[str, float]) -> str:
+def span(spread: dict[str, float]) -> str:
+    """For people, what `spread` gives."""
     return f"{spread['median']:.3g} ({spread['low']:.3g} to {spread['high']:.3g})"
 
 

@@ -8,7 +8,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-
 _MUST_BE_FINITE = ("loss", "grad_norm")
 """A NaN in one part makes the whole NaN; in any other number it says that this part has nothing to tell."""
 
