@@ -70,6 +70,8 @@ def _from_outside(error: OSError | MemoryError | RuntimeError) -> str | None:
     # torch's own error on a GPU is a RuntimeError, and the CPU's allocator raises no more than that.
     if isinstance(error, MemoryError) or re.search("out of memory|allocate memory|enough memory", str(error)):
         return "out of memory; take a smaller batch, a smaller resolution, or weights in bfloat16"
+    if "home directory" in str(error):  # a path such as ~nobody/weights
+        return "a path begins with ~ and a name that is no user of this machine; write it out"
     return None
 
 

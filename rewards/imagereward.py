@@ -125,7 +125,7 @@ def open_imagereward(
     weight, bias = collapse(renamed)
     beside, settings = file.with_name("vocab.txt"), {}
     if tokenizer is None and beside.is_file():
-        tokenizer, settings = file.parent, {"tokenizer": f"sha256 {hashed(beside, hashlib.sha256()).hexdigest()}"}
+        tokenizer, settings = file.parent, {"tokenizer": _texts_digest(file.parent)}
     prompts = open_blip_prompts(tokenizer or "bert-base-uncased", text.config.vocab_size, "imagereward")
     return ImageReward(
         vision=vision.to(device, dtype),  # type: ignore[arg-type]
@@ -136,6 +136,15 @@ def open_imagereward(
         size=vision.embeddings.image_size,  # type: ignore[arg-type]
         settings=settings,
     )
+
+
+def _texts_digest(folder: Path) -> str:
+    """Of the vocabulary and of the JSON files beside it, which may say how a tokenizer reads."""
+    state = hashlib.sha256()
+    for file in sorted([*folder.glob("*.json"), *folder.glob("vocab.txt")]):
+        state.update(file.name.encode("utf-8", "surrogateescape") + b"\0")
+        hashed(file, state)
+    return f"sha256 {state.hexdigest()}"
 
 
 def _require_head(state: Mapping[str, Tensor], width: int) -> None:

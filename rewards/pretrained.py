@@ -10,7 +10,8 @@ import torch
 from ..errors import UserError
 from .quiet import quiet
 
-_CONFIGS = ("config.json", "adapter_config.json")
+_COMPUTED = ("position_ids", "inv_freq", "masked_bias", "attn.bias")
+"""Ends of the names of tensors that old checkpoints hold and models now compute."""
 
 
 def load_pretrained(kind: Any, source: str | Path, called: str, advice: str, **options: Any) -> Any:
@@ -27,9 +28,13 @@ def load_pretrained(kind: Any, source: str | Path, called: str, advice: str, **o
             alone, more of them; transformers would draw the first two at random and drop what is left over.
     """
     path = _at_home(source)
-    # Without one transformers builds a model of its default size; an adapter's names the model that it is for.
-    if Path(path).is_dir() and not any((Path(path) / name).is_file() for name in _CONFIGS):
-        raise UserError(f"{path} cannot be loaded as {called} (it holds no config.json); {advice}")
+    if Path(path).is_dir():
+        # Its scores would depend on weights that lie elsewhere.
+        if (Path(path) / "adapter_config.json").is_file():
+            raise UserError(f"{path} is an adapter; merge it into its model and give the whole")
+        # Without one transformers builds a model of its default size.
+        if not (Path(path) / "config.json").is_file():
+            raise UserError(f"{path} cannot be loaded as {called} (it holds no config.json); {advice}")
     try:
         with quiet():
             model, report = kind.from_pretrained(
@@ -53,7 +58,10 @@ def load_pretrained(kind: Any, source: str | Path, called: str, advice: str, **o
         )
     # Old checkpoints hold what models now compute, such as position_ids.
     left = sorted(set(report["unexpected_keys"]) - {name for name, _ in model.named_buffers()})
-    if left and _stands_alone(kind):
+    if not _stands_alone(kind):  # what belongs to the whole may lie beside; of the part itself nothing may be left
+        own = {name.split(".")[0] for name, _ in model.named_parameters()}
+        left = [name for name in left if name.split(".")[0] in own and not name.endswith(_COMPUTED)]
+    if left:
         raise UserError(
             f"{path} holds {left[0]}, which has no place in the model that its config.json tells "
             f"({len(left)} tensors in all); {advice}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
 import uuid
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,8 @@ from .registry import find_entry, open_reward
 if TYPE_CHECKING:
     from .reward import Reward
 
+UNNAMED = "made"
+"""The setting of a scorer that nobody has named: another text for each that is made."""
 _PLACED = ("device",)  # where a reward is computed is no part of what it says
 
 
@@ -84,12 +87,13 @@ def open_scorer(name: str, **assets: Any) -> Scorer:
     """
     entry = find_entry(name)
     reward = open_reward(name, **assets)
-    told = dict(getattr(reward, "settings", {}))
+    told = _told(reward)
     given = {key: _identity(value) for key, value in sorted(assets.items()) if key not in _PLACED}
     told["palate"] = __version__  # another version may prepare pictures or put questions in another way
     if isinstance(entry, EntryPoint):
         package = f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
-        return Scorer(name, reward, {"package": package, **given, **told}, _needs_prompts(reward))
+        # What palate knows counts more than what a reward says of itself: a path is no content.
+        return Scorer(name, reward, {**told, "package": package, **given}, _needs_prompts(reward))
     if entry.input:
         told["input"] = entry.input
     if entry.weights is None:
@@ -103,15 +107,22 @@ def scorer_of(reward: Reward, **settings: Any) -> Scorer:
 
     What it is cannot be seen from outside: a network may have been trained since, a function edited. So a later run
     takes over its scores only where `settings` (or a function's `version`) say that it is the same, as in
-    `scorer_of(reward, weights="run 3")`; else every scorer that is made here counts as another one.
+    `scorer_of(reward, weights="run 3")`; else every scorer that is made here counts as another one. Make a new one when
+    the reward has changed.
 
     Args:
-        settings: whatever tells this reward from others of its name; to be changed when its numbers may have.
+        settings: whatever tells this reward from others of its name, texts, numbers and lists of them.
+
+    Raises:
+        UserError: a setting is something else: what it holds would not be seen.
     """
+    for key, value in settings.items():
+        if not _is_plain(value):
+            raise UserError(f"the setting {key} of {reward.name} is a {type(value).__name__}; give a text or a number")
     if isinstance(reward, FunctionReward) and reward.version:
         settings = {"version": reward.version, **settings}
-    told = {"palate": __version__, **getattr(reward, "settings", {})}
-    return Scorer(reward.name, reward, told | (settings or {"made": uuid.uuid4().hex}), _needs_prompts(reward))
+    told = _told(reward) | (settings or {UNNAMED: uuid.uuid4().hex}) | {"palate": __version__}
+    return Scorer(reward.name, reward, told, _needs_prompts(reward))
 
 
 def open_scorers(
@@ -144,6 +155,22 @@ def needing_prompts(names: Sequence[str]) -> list[str]:
     return [entry.name for entry in entries if not isinstance(entry, EntryPoint) and entry.needs_prompts]
 
 
+def _told(reward: Reward) -> dict[str, Any]:
+    """What a reward says of itself."""
+    settings = getattr(reward, "settings", None)
+    if settings is None:
+        return {}
+    if not isinstance(settings, Mapping):
+        raise UserError(f"the settings of {reward.name} are a {type(settings).__name__}; they must be a mapping")
+    return dict(settings)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
 def _needs_prompts(reward: Reward) -> bool:
     return bool(getattr(reward, "needs_prompts", True))
 
@@ -156,7 +183,7 @@ def _identity(value: Any) -> Any:
             if path.is_file():
                 return f"sha256 {_digest(path)}"
             if path.is_dir():
-                return f"sha256 {_folder_digest(path)}"
+                return f"sha256 {folder_digest(path)}"
     if isinstance(value, (list, tuple)):
         return [_identity(one) for one in value]
     if isinstance(value, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", value):
@@ -180,13 +207,28 @@ def _digest(file: Path) -> str:
     return hashed(file, hashlib.sha256()).hexdigest()
 
 
-def _folder_digest(folder: Path) -> str:
-    """Of the names and contents of all files in it and below, but for hidden ones and what is there for people."""
-    files = {file.relative_to(folder): file for file in folder.rglob("*") if file.is_file()}
-    listed = "".join(f"{_digest(files[name])}  {name.as_posix()}\n" for name in sorted(files) if _counts(name))
+def folder_digest(folder: Path) -> str:
+    """Of the names and contents of all files in it and below, linked folders included.
+
+    Not of what is there for people or for version control; an index may well send its reader into any other folder.
+    """
+    files: dict[Path, Path] = {}
+    seen: set[Path] = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        real = Path(root).resolve()
+        folders[:] = [name for name in folders if name not in _NOT_READ]
+        if real in seen:  # a link back up
+            folders.clear()
+            continue
+        seen.add(real)
+        files |= {(Path(root) / name).relative_to(folder): Path(root) / name for name in names}
+    wanted = sorted(name for name, file in files.items() if _counts(name) and file.is_file())
+    listed = "".join(f"{_digest(files[name])}  {name.as_posix()}\n" for name in wanted)
     return hashlib.sha256(listed.encode("utf-8", "surrogateescape")).hexdigest()
 
 
+_NOT_READ = frozenset({".git", ".cache", ".gitattributes", ".gitignore", ".DS_Store", "__pycache__"})
+
+
 def _counts(name: Path) -> bool:
-    hidden = any(part.startswith(".") for part in name.parts)
-    return not hidden and not name.name.startswith("README") and name.suffix.lower() != ".md"
+    return not (name.name in _NOT_READ or name.name.startswith("README") or name.suffix.lower() == ".md")

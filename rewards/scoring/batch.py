@@ -20,7 +20,7 @@ from typing import Any
 from ... import __version__
 from ...datasets.ahead import default_workers
 from ...errors import UserError
-from ..scorer import Label, Scorer
+from ..scorer import UNNAMED, Label, Scorer
 from .log import Record, ScoreLog
 from .rows import Rows, open_rows
 from .run import ScoringRun
@@ -133,7 +133,7 @@ def score_in_passes(
     for number, opener in enumerate(passes, start=1):
         scorers = list(opener())
         labels += [scorer.label for scorer in scorers]
-        _require(scorers, labels, rows)
+        _require(scorers, labels, rows, shard[1])
         settings = _reused_by([scorer.label for scorer in scorers], upright)
         stage = "scoring" if len(passes) == 1 else f"scoring {number}/{len(passes)}: {', '.join(settings)}"
         with ScoreLog(out, plan, settings, shard, others, versions()) as log:
@@ -157,12 +157,17 @@ def score_in_passes(
     return replace(done, tables=_write(out, plan, shard, _reused_by(labels, upright), blocks, about))
 
 
-def _require(scorers: Sequence[Scorer], labels: Sequence[Label], rows: Rows) -> None:
+def _require(scorers: Sequence[Scorer], labels: Sequence[Label], rows: Rows, shards: int) -> None:
     if not scorers:
         raise UserError("there are no scorers; name at least one")
     names = [label.name for label in labels]
     if len(set(names)) < len(names):
         raise UserError(f"two scorers have the same name: {', '.join(names)}")
+    if unnamed := [label.name for label in labels if UNNAMED in label.settings and shards > 1]:
+        raise UserError(
+            f"{unnamed[0]} is another scorer in each process, and their scores cannot be joined: give the function a "
+            "version, or scorer_of a setting"
+        )
     needing = [scorer.name for scorer in scorers if scorer.needs_prompts]
     if needing and not rows.has_prompts:
         raise UserError(f"{rows.source} has no prompts, and {', '.join(needing)} need them; name a file or a column")

@@ -17,7 +17,7 @@ from torchvision.transforms import v2 as transforms
 
 from palate.errors import UserError
 from palate.rewards.blip_keys import imagereward_keys, rename_imagereward
-from palate.rewards.imagereward import MEAN, STD, ImageReward, build_towers, collapse, open_imagereward
+from palate.rewards.imagereward import MEAN, STD, ImageReward, _texts_digest, build_towers, collapse, open_imagereward
 from palate.rewards.reward import Failure, PixelReward
 
 PROMPTS = ["a red circle", "two big blue square on the left of three small red circle", "blue", "the the the", "a a"]
@@ -443,3 +443,14 @@ def test_the_four_published_rewards():
     scores = reward.score([prompt] * 4, [Image.open(Path(pictures) / f"{n}.webp") for n in (1, 2, 3, 4)])
     published = [0.5811622738838196, 0.2745276093482971, -1.4131819009780884, -2.029569625854492]
     assert scores.tolist() == pytest.approx(published, abs=0.02)
+
+
+def test_what_a_tokenizer_reads_beside_the_vocabulary_counts(tmp_path):
+    (tmp_path / "vocab.txt").write_text("[UNK]\n")
+    digests = [_texts_digest(tmp_path)]
+    for text in ('{"do_lower_case": true}', '{"do_lower_case": false}'):
+        (tmp_path / "tokenizer_config.json").write_text(text)
+        digests.append(_texts_digest(tmp_path))
+    (tmp_path / "vocab.txt").write_text("[CLS]\n")
+    digests.append(_texts_digest(tmp_path))
+    assert len(set(digests)) == 4

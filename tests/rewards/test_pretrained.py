@@ -144,3 +144,20 @@ def test_a_tokenizers_faults_are_lines_but_for_a_lack_of_memory(monkeypatch, tmp
         assert str(told.value) == f"the tokenizer {tmp_path}/bert cannot be loaded ({reason}); {ADVICE}"
     with pytest.raises(MemoryError):
         load_tokenizer(Faulty(MemoryError()), "~/bert", ADVICE)
+
+
+def test_an_adapter_is_refused_for_its_scores_depend_on_weights_elsewhere(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match="is an adapter; merge it into its model and give the whole"):
+        load_pretrained(CLIPModel, tmp_path, "a CLIP model", "give one")
+
+
+def test_layers_of_a_part_that_its_config_does_not_count_are_refused(gelu_folder, tmp_path):
+    """CLIP's vision tower out of a whole CLIP: the text tower may lie beside it, a third layer of its own may not."""
+    shutil.copytree(gelu_folder, tmp_path / "clip")
+    load_pretrained(CLIPVisionModel, tmp_path / "clip", "CLIP", "give it")
+    config = json.loads((tmp_path / "clip" / "config.json").read_text())
+    config["vision_config"]["num_hidden_layers"] -= 1
+    (tmp_path / "clip" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"holds .*encoder.layers.1.* which has no place"):
+        load_pretrained(CLIPVisionModel, tmp_path / "clip", "CLIP", "give it")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
+from palate.errors import UserError
 from palate.rewards import scorer as scorer_module
 from palate.rewards.function import from_function
 from palate.rewards.pickscore import open_pickscore
@@ -79,3 +83,41 @@ def test_a_very_thin_picture_costs_its_own_score_and_nothing_else(folder, tmp_pa
     done = score_images(folder, [open_scorer("pickscore", weights=gelu_folder)], tmp_path / "out")
     assert done.failures == {"pickscore": 1}
     assert done.reasons == (("1.png", "1 x 300000 pixels: one side is more than 200 times the other"),)
+
+
+def test_weights_behind_a_linked_folder_count(folder, tmp_path, gelu_folder):
+    """transformers follows the link; so must what tells old scores from new."""
+    shutil.copytree(gelu_folder, tmp_path / "far")
+    (tmp_path / "model").mkdir()
+    for file in (tmp_path / "far").iterdir():
+        if file.suffix != ".safetensors":
+            shutil.copy(file, tmp_path / "model")
+    (tmp_path / "model" / "shards").symlink_to(tmp_path / "far", target_is_directory=True)
+    (tmp_path / "far" / "back").symlink_to(tmp_path / "model", target_is_directory=True)  # a way round must end
+    before = scorer_module.folder_digest(tmp_path / "model")
+    assert scorer_module.folder_digest(tmp_path / "model") == before
+    with (tmp_path / "far" / "model.safetensors").open("r+b") as file:
+        file.seek(-4, 2)
+        file.write(b"\1\2\3\4")
+    assert scorer_module.folder_digest(tmp_path / "model") != before
+    (tmp_path / "model" / ".inner").mkdir()
+    changed = scorer_module.folder_digest(tmp_path / "model")
+    (tmp_path / "model" / ".inner" / "part.safetensors").write_bytes(b"x")
+    assert scorer_module.folder_digest(tmp_path / "model") != changed
+
+
+def test_settings_are_texts_and_numbers():
+    for value in (Path("w.pt"), torch.zeros(3), {"a": 1}):
+        with pytest.raises(UserError, match=r"the setting weights of side is a \w+; give a text or a number"):
+            scorer_of(from_function("side", len), weights=value)  # type: ignore[arg-type]
+    assert scorer_of(from_function("side", len), palate="mine", n=[1, "a"]).settings["palate"] != "mine"  # type: ignore[arg-type]
+
+
+def test_a_scorer_without_a_name_is_not_shared_among_processes(folder, tmp_path):
+    scorer = scorer_of(from_function("side", lambda prompt, picture: picture.width))
+    with pytest.raises(UserError, match="side is another scorer in each process"):
+        score_images(folder, [scorer], tmp_path / "out", shard=(0, 2))
+    named = scorer_of(from_function("side", lambda prompt, picture: picture.width, "1"))
+    for number in range(2):
+        done = score_images(folder, [named], tmp_path / "out", shard=(number, 2), batch_size=2)
+    assert done.tables is not None

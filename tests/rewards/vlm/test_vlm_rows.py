@@ -80,7 +80,7 @@ def test_memory_halves_a_batch_and_gives_up_at_one():
     values, reasons = ask_each(lambda p, t: ask(p, t, room=2), pictures, texts, batch_size=5)
     assert values == [(index, letter) for index, letter in enumerate("abcde")]
     assert (reasons, sizes) == ({}, [5, 2, 3, 1, 2])
-    with pytest.raises(PalateError, match="no room for one picture"):
+    with pytest.raises(PalateError, match="no room for one question"):
         ask_each(lambda p, t: ask(p, t, room=0), pictures, texts, batch_size=5)
 
 
