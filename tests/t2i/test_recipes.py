@@ -109,7 +109,7 @@ def test_a_copy_keeps_the_comments_and_the_order():
     assert text.startswith("# The tiny SDXL on its own samples: RankDPO")
     assert "batch_size: 16            # pairs per optimizer step" in text  # the base's
     assert "targets:                # every layer of the blocks" in text
-    assert "beta: 2000\n  rank_source: label" in text
+    assert "beta: 500\n  rank_source: label" in text
     assert text.index("model:") < text.index("data:") < text.index("method:") < text.index("training:")
     sd3 = whole_text(recipe_file("sd3-rank-dpo-lora"))
     assert "path: groups\n  resolution: 1024" in sd3  # in the place of the base's

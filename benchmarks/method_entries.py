@@ -1,0 +1,101 @@
+"""The rows of the comparison: each method, its data and its settings for each tiny model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from method_run import Job, Trained, train_offline
+
+MODELS = ("tiny-sdxl", "tiny-sd3")
+
+_Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row for each model.
+
+    method     the recipe's `method` section
+    form       of the data; see `method_data.FORMS`
+    card       whether it is one of the six whose gain must lie above zero
+    control    whether it is run with shuffled labels too
+    settings   by model: what is changed of the method's section, and `training`, what is changed of the recipe's
+    note       what must be known to read its numbers
+    why        by model: why a method of the card shows no gain there, where it does not
+    train      `(job, data folder, run folder) -> Trained`: another function where a method samples its own pictures
+    """
+
+    method: _Settings
+    form: str = "groups"
+    card: bool = False
+    control: bool = True
+    settings: Mapping[str, _Settings] = field(default_factory=dict)
+    note: str = ""
+    why: Mapping[str, str] = field(default_factory=dict)
+    train: Callable[[Job, Path, Path], Trained] = train_offline
+
+    def job(self, name: str, model: str, **others: Any) -> Job:
+        """The job of this row for a model; `name` is the row's."""
+        chosen = dict(self.settings.get(model, {}))
+        form, training = chosen.pop("form", self.form), chosen.pop("training", {})
+        return Job(name, model, {**self.method, **chosen}, training, form, **others)
+
+
+def _dpo(**settings: Any) -> _Settings:
+    return {"name": "diffusion_dpo", "beta": 500, **settings}
+
+
+def _flow(beta: float, **others: Any) -> Mapping[str, _Settings]:
+    """The tiny SD3's: errors of a velocity are larger than those of a noise, and vary more from picture to picture."""
+    return {"tiny-sd3": {"beta": beta, "training": {"learning_rate": 1e-3}, **others}}
+
+
+_SLOW = {"training": {"learning_rate": 1e-3}}
+
+ENTRIES: dict[str, Entry] = {
+    "diffusion_dpo": Entry(_dpo(), card=True, settings=_flow(50)),
+    "mapo": Entry(
+        {"name": "mapo", "beta": 2.4, "steps": 10},
+        card=True,
+        settings={"tiny-sdxl": _SLOW, "tiny-sd3": _SLOW},
+        note="Without a reference the sigmoid also sees which of the two pictures is harder to denoise. At the paper's "
+        "T that decides it, pair by pair, and no setting that was tried gained; a small T leaves it near its middle, "
+        "so that every pair counts alike.",
+    ),
+    "rank_dpo": Entry({"name": "rank_dpo", "beta": 500}, card=True, settings=_flow(25)),
+    "dcpo": Entry(
+        {"name": "dcpo", "beta": 500},
+        form="hybrid",
+        card=True,
+        settings=_flow(100),
+        note="Its captions come from the oracle, which tells it more than the other methods are told.",
+    ),
+    "inpo": Entry(
+        {"name": "inpo", "beta": 2000},
+        card=True,
+        settings=_flow(100, eta=0.7),
+        note="A tiny model's inversion of a picture ends at noise of too small a variance, which its sampler never "
+        "meets; on the tiny SD3 a larger share eta of the sampler's own noise makes up for it.",
+    ),
+    "dpo_ipo": Entry(_dpo(objective="ipo", beta=50), settings=_flow(10)),
+    "dpo_hinge": Entry(_dpo(objective="hinge"), settings=_flow(50)),
+    "dpo_anchored": Entry(_dpo(objective="anchored_dpo", anchor=30.0), settings=_flow(50, anchor=3.0)),
+    "dpo_safeguard": Entry(_dpo(safeguard=0.6), settings=_flow(50)),
+    "dmpo": Entry({"name": "dmpo", "beta": 500}, settings=_flow(50)),
+    "dspo": Entry({"name": "dspo"}),
+    "capo": Entry({"name": "capo", "beta": 100}, settings=_flow(20)),
+    "dcpo_perturb": Entry({"name": "dcpo", "beta": 500}, form="perturb", settings=_flow(100)),
+    "tpo": Entry({"name": "tpo", "beta": 500}, form="tpo", settings=_flow(100)),
+    "pnapo": Entry({"name": "pnapo", "beta": 1000, "label_scale": 0.2}, settings=_flow(50)),
+    "diffusion_kto": Entry({"name": "diffusion_kto", "beta": 250}, settings=_flow(25)),
+    "em_dpo": Entry({"name": "em_dpo", "beta": 500}, settings=_flow(50)),
+    "smpo": Entry(
+        {"name": "inpo", "beta": 2000, "gamma": 1.0, "label_scale": 0.2, "corrections": 1, "eta": 0.0},
+        settings=_flow(100),
+    ),
+    "sft": Entry({"name": "sft"}, form="winners", control=False),
+}
+"""By the row's name."""

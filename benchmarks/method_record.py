@@ -1,0 +1,31 @@
+"""docs/methods.json: everything that the page about the methods says comes from there."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from palate.training.disk import write_text
+
+DOCS = Path(__file__).parents[1] / "docs"
+RECORD, PAGE = DOCS / "methods.json", DOCS / "methods.md"
+
+
+def read_record() -> dict[str, Any]:
+    """What is recorded; an empty dict where nothing is yet."""
+    return json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
+
+
+def keep(section: str, values: dict[str, Any]) -> None:
+    """Put `values` into a section of the record by their keys; several commands may do so at once."""
+    lock = os.open(DOCS, os.O_RDONLY)  # the folder: the file itself is replaced
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        record = read_record()
+        record.setdefault(section, {}).update(values)
+        write_text(RECORD, json.dumps(record, indent=1, sort_keys=True) + "\n")
+    finally:
+        os.close(lock)
