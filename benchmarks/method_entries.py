@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from method_online import train_online
 from method_run import Job, Trained, train_offline
 
 MODELS = ("tiny-sdxl", "tiny-sd3")
@@ -79,6 +80,22 @@ ENTRIES: dict[str, Entry] = {
         settings=_flow(100, eta=0.7),
         note="A tiny model's inversion of a picture ends at noise of too small a variance, which its sampler never "
         "meets; on the tiny SD3 a larger share eta of the sampler's own noise makes up for it.",
+    ),
+    "spo": Entry(
+        {"name": "spo"},
+        card=True,
+        control=False,
+        settings={"tiny-sdxl": {"training": {"learning_rate": 3e-3}}, "tiny-sd3": _SLOW},
+        note="It learns from pictures that it draws of the same prompts while it trains, and the oracle judges every "
+        "step of them: more than the labels that the others get. The budget counts its rollouts too.",
+        train=train_online,
+    ),
+    "d3po": Entry(
+        {"name": "d3po"},
+        control=False,
+        settings={"tiny-sdxl": _SLOW, "tiny-sd3": _SLOW},
+        note="As for SPO, but the oracle judges the finished pictures.",
+        train=train_online,
     ),
     "dpo_ipo": Entry(_dpo(objective="ipo", beta=50), settings=_flow(10)),
     "dpo_hinge": Entry(_dpo(objective="hinge"), settings=_flow(50)),
