@@ -85,7 +85,10 @@ ENTRIES: dict[str, Entry] = {
         {"name": "spo"},
         card=True,
         control=False,
-        settings={"tiny-sdxl": {"training": {"learning_rate": 3e-3}}, "tiny-sd3": _SLOW},
+        settings={
+            "tiny-sdxl": {"training": {"learning_rate": 3e-3}},
+            "tiny-sd3": {"k": 2, "training": {"learning_rate": 2e-3}},
+        },
         note="It learns from pictures that it draws of the same prompts while it trains, and the oracle judges every "
         "step of them: more than the labels that the others get. The budget counts its rollouts too.",
         train=train_online,
