@@ -19,6 +19,9 @@ from ..errors import UserError
 Activation = Literal["gelu", "quick_gelu"]
 """`quick_gelu` for OpenAI's weights and what was trained from them, `gelu` for LAION's. No key tells which."""
 
+PLACES = ("text_model.embeddings.position_ids", "vision_model.embeddings.position_ids")
+"""Constants that transformers 4.27 saved with a CLIPModel, and later versions compute."""
+
 
 class Heads(NamedTuple):
     """Attention heads of the two towers, which no tensor's shape tells."""

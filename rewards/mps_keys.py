@@ -13,6 +13,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..errors import UserError
+from .clip_keys import PLACES
 
 _MARK = "cross_model.layers.0.0.fn.norm.weight"
 _BLOCK = re.compile(r"layers\.(\d+)\.([01]\.fn\..+)")
@@ -31,7 +32,6 @@ _PARTS = {
     "1.fn.ff_out.1.weight": "within.narrow.weight",
 }
 _FREQUENCIES = "1.fn.rotary_emb.inv_freq"  # the same constants in every layer
-_PLACES = ("text_model.embeddings.position_ids", "vision_model.embeddings.position_ids")  # saved by transformers 4.27
 
 
 class MPSState(NamedTuple):
@@ -70,7 +70,7 @@ def split_mps(state: Mapping[str, Tensor], source: str = "the state dict") -> MP
             cross["frequencies"] = tensor
         else:
             raise UserError(f"{source}: {key} is no key of MPS; is it the right file?")
-    clip = {name: tensor for name, tensor in clip.items() if name not in _PLACES}
+    clip = {name: tensor for name, tensor in clip.items() if name not in PLACES}
     return MPSState(clip, _split_fused(cross, source))
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..errors import UserError
+from .clip_keys import PLACES
 
 _PREFIX = "model."
 _MARK = "t_embedder.mlp.0.weight"
@@ -26,7 +27,6 @@ _ENDS = {
     }.items()
     for kind in ("weight", "bias")
 }
-_PLACES = ("text_model.embeddings.position_ids", "vision_model.embeddings.position_ids")  # saved by transformers 4.27
 
 
 class StepAwareState(NamedTuple):
@@ -63,7 +63,7 @@ def split_step_aware(state: Mapping[str, Tensor], source: str = "the state dict"
             time[f"blocks.{block[1]}.{block[2]}"] = tensor
         elif name in _ENDS:
             time[_ENDS[name]] = tensor
-        elif name not in _PLACES:
+        elif name not in PLACES:
             clip[name] = tensor
     return StepAwareState(clip, time)
 

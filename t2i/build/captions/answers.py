@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import re
@@ -14,7 +13,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ....errors import UserError
-from ....training.disk import full_disk_explained, hashed
+from ....rewards.scorer import folder_digest
+from ....training.disk import full_disk_explained
 
 _THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
 _QUOTES = {'"': '"', "'": "'", "“": "”", "«": "»", "`": "`"}
@@ -128,9 +128,4 @@ def identity(model: str) -> str:
     folder = Path(model).expanduser()
     if not folder.is_dir():
         return model
-    files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith((".", "README")))
-    state = hashlib.sha256()
-    for file in files:
-        state.update(file.name.encode("utf-8", "surrogateescape") + b"\0")
-        state.update(hashed(file, hashlib.sha256()).digest())
-    return f"sha256 {state.hexdigest()}"
+    return f"sha256 {folder_digest(folder)}"
