@@ -14,7 +14,7 @@ from ..training.cards import device_capacity
 from ..training.config import TrainingConfig
 from ..training.early_stop import require_metric
 from ..training.loop import train
-from ..training.processes import process_state
+from ..training.processes import ignore, process_state
 from ..training.refuse import refuse_early, require_folder
 from ..training.run_folder import (
     RunFolder,
@@ -62,7 +62,7 @@ def align(recipe: Recipe, say: Say = print, advance: Advance | None = None) -> S
     state = process_state()
     device = torch.device(state.device or "cpu")
     if not state.is_main_process:
-        say, advance = _ignore, None
+        say, advance = ignore, None
     model = open_model(recipe.model, recipe.training.precision, device)
     method = recipe.method.build(_elements(model, recipe))
     known = validation_numbers(method, model.device) if recipe.data.holdout else ()
@@ -101,7 +101,7 @@ def align(recipe: Recipe, say: Say = print, advance: Advance | None = None) -> S
         micro_batch=recipe.training.micro_batch,
         visits=recipe.training.steps * recipe.training.batch_size,
         easiest=prepared.train.easiest() if recipe.data.order == "curriculum" else None,
-        autocast={"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe.training.precision),
+        autocast=autocast_dtype(recipe.training.precision),
         draw_samples=sampler(model, recipe.validation, recipe.data.resolution, conditions) if conditions else None,
         flops_per_group=flops_per_pair(work) if device.type == "cuda" else None,
     )
@@ -188,6 +188,11 @@ def open_model(config: ModelConfig, precision: str, device: torch.device | str) 
     return TextToImageModel(checkpoint, getattr(torch, name), device, config.attention)
 
 
+def autocast_dtype(precision: str) -> torch.dtype | None:
+    """What networks compute in under a training precision; None for `no`."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+
+
 def make_policy(model: TextToImageModel, config: ModelConfig, seed: int, reference: bool = True) -> Policy:
     """Load the network and make the part of it trainable that the recipe names.
 
@@ -205,10 +210,6 @@ def make_policy(model: TextToImageModel, config: ModelConfig, seed: int, referen
 def _elements(model: TextToImageModel, recipe: Recipe) -> int:
     channels, factor = model.latent_shape
     return channels * ((recipe.data.resolution or model.resolution) // factor) ** 2
-
-
-def _ignore(line: str) -> None:
-    """What other processes than the first have to say is what the first says."""
 
 
 def encode_validation(model: TextToImageModel, settings: ValidationConfig) -> tuple[Conditions, Conditions] | None:

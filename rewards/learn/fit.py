@@ -19,7 +19,7 @@ from ...datasets.skips import SkipLog
 from ...errors import UserError
 from ...training.early_stop import require_metric
 from ...training.loop import train
-from ...training.processes import process_state
+from ...training.processes import ignore, ignore_progress, process_state
 from ...training.refuse import refuse_early
 from ...training.run_folder import RunFolder, Summary, keep_data, keep_weights, require_same_recipe
 from .held_out import table
@@ -49,14 +49,14 @@ def fit_reward(recipe: RewardRecipe, say: Say = print, advance: Advance | None =
     """
     state = process_state()
     if not state.is_main_process:
-        say, advance = _ignore, None
+        say, advance = ignore, None
     folder = Path(recipe.output.folder)
     _refuse_early(recipe, folder, state.num_processes)
     learner = open_learner(recipe)
     pair_loss = loss_of(recipe.method)
     # The others find what the main process has converted.
     with state.main_process_first():
-        train_plan, held_out = _plans(recipe.data, pair_loss, learner, say, advance or _ignore_progress)
+        train_plan, held_out = _plans(recipe.data, pair_loss, learner, say, advance or ignore_progress)
         data_hash = digest(train_plan.data_hash, held_out.data_hash if held_out else "")
         run = RunFolder(folder)
         keep_data(run, {"hash": data_hash, "groups": len(train_plan)})
@@ -171,11 +171,3 @@ def _tell(summary: Summary, learner: Learner, say: Say) -> None:
             say(f"  {line}")
     say(f"final weights: {summary.final}")
     say(f"to score with them: palate score IMAGES {learner.how_to_score(summary.final)}")
-
-
-def _ignore(line: str) -> None:
-    """What other processes than the first have to say is what the first says."""
-
-
-def _ignore_progress(stage: str, done: int, total: int) -> None:
-    """Nobody watches."""

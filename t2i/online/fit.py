@@ -13,7 +13,7 @@ from torch import nn
 from ...datasets.converted import Say
 from ...datasets.digest import digest
 from ...training.loop import train
-from ...training.processes import process_state
+from ...training.processes import ignore, ignore_progress, process_state
 from ...training.run_folder import (
     RunFolder,
     Summary,
@@ -22,7 +22,17 @@ from ...training.run_folder import (
     require_same_data,
     require_same_weights,
 )
-from ..align import checkpointing, encode_validation, make_policy, open_model, refuse, sampler, say_rounding, set_up
+from ..align import (
+    autocast_dtype,
+    checkpointing,
+    encode_validation,
+    make_policy,
+    open_model,
+    refuse,
+    sampler,
+    say_rounding,
+    set_up,
+)
 from ..fingerprint import training_fingerprint
 from ..finish import finish
 from ..generate import draw_pictures
@@ -53,7 +63,7 @@ def align_online(recipe: OnlineRecipe, say: Say = print, advance: Advance | None
     state = process_state()
     device = torch.device(state.device or "cpu")
     if not state.is_main_process:
-        say, advance = _ignore, None
+        say, advance = ignore, None
     model = open_model(recipe.model, recipe.training.precision, device)
     method, resolution = recipe.method.build(model.family.name), recipe.data.resolution or model.resolution
     refuse(recipe, model, state.num_processes, ("reward",) if recipe.data.holdout else ())
@@ -72,7 +82,7 @@ def align_online(recipe: OnlineRecipe, say: Say = print, advance: Advance | None
         require_same_data(run, data)
         watched = prompts.held_out[: recipe.validation.pictures]
         wanted = [*prompts.train, *watched]
-        encoded = encode_prompts(model, wanted, recipe.data.cache, resolution, say, advance or _ignore_progress)
+        encoded = encode_prompts(model, wanted, recipe.data.cache, resolution, say, advance or ignore_progress)
         conditions = encode_validation(model, recipe.validation)
     policy = make_policy(model, recipe.model, recipe.training.seed)
     if state.is_main_process:
@@ -88,7 +98,7 @@ def align_online(recipe: OnlineRecipe, say: Say = print, advance: Advance | None
         judge=judge,
         seed=recipe.training.seed,
         resolution=resolution,
-        autocast={"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe.training.precision),
+        autocast=autocast_dtype(recipe.training.precision),
         draw_samples=sampler(model, recipe.validation, resolution, conditions) if conditions else None,
         validation=held_out_reward(model, recipe, encoded, judge, watched) if watched else None,
     )
@@ -142,11 +152,3 @@ def _workload(recipe: OnlineRecipe, method: OnlineMethod, resolution: int) -> Wo
         reference_dtype=model.reference.dtype,
         reference_device=model.reference.device,
     )
-
-
-def _ignore(line: str) -> None:
-    """What other processes than the first have to say is what the first says."""
-
-
-def _ignore_progress(stage: str, done: int, total: int) -> None:
-    """Nobody watches."""

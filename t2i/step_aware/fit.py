@@ -16,7 +16,7 @@ from ...rewards.scorer import open_scorer
 from ...rewards.step_aware import StepAware, open_step_aware
 from ...training.early_stop import require_metric
 from ...training.loop import train
-from ...training.processes import process_state
+from ...training.processes import ignore, ignore_progress, process_state
 from ...training.refuse import refuse_early, require_folder
 from ...training.run_folder import (
     RunFolder,
@@ -56,8 +56,8 @@ def fit_step_aware(recipe: StepAwareRecipe, say: Say = print, advance: Advance |
     state = process_state()
     device = torch.device(state.device or "cpu")
     if not state.is_main_process:
-        say, advance = _ignore, None
-    advance = advance or _ignore_progress
+        say, advance = ignore, None
+    advance = advance or ignore_progress
     model = open_frozen(recipe.model, recipe.training.precision, device)
     _refuse_early(recipe, model, state.num_processes)
     judge = open_judge(recipe.method, recipe.training.seed)
@@ -129,7 +129,7 @@ def prepared_pairs(model: TextToImageModel, recipe: StepAwareRecipe, say: Say, a
     assets = {"weights": wanted.weights, "tokenizer": wanted.tokenizer}
     given = {name: value for name, value in assets.items() if value is not None}
     scorer = open_scorer(wanted.reward, device=model.device, **given)
-    store = open_store(recipe.data, _ignore)
+    store = open_store(recipe.data, ignore)
     cache = None if recipe.data.cache is None else TensorCache(Path(recipe.data.cache))
 
     def labelled(plan: Plan) -> Plan:
@@ -181,11 +181,3 @@ def _refuse_early(recipe: StepAwareRecipe, model: TextToImageModel, processes: i
     if data.cache is not None:
         require_folder(Path(data.cache).expanduser(), f"data.cache: the folder {data.cache}")
     refuse_early(training, folder, processes)
-
-
-def _ignore(line: str) -> None:
-    """What other processes than the first have to say is what the first says."""
-
-
-def _ignore_progress(stage: str, done: int, total: int) -> None:
-    """Nobody watches."""
