@@ -112,6 +112,11 @@ ENTRIES: dict[str, Entry] = {
     "pnapo": Entry({"name": "pnapo", "beta": 1000, "label_scale": 0.2}, settings=_flow(50)),
     "diffusion_kto": Entry({"name": "diffusion_kto", "beta": 250}, settings=_flow(25)),
     "em_dpo": Entry({"name": "em_dpo", "beta": 500}, settings=_flow(50)),
+    "seppo": Entry(
+        {"name": "seppo", "beta": 500, "every": 30, "steps": 8, "guidance": 1},
+        settings=_flow(50),
+        note="It learns from the winners alone, and draws the pictures to compare them with; the budget counts these.",
+    ),
     "smpo": Entry(
         {"name": "inpo", "beta": 2000, "gamma": 1.0, "label_scale": 0.2, "corrections": 1, "eta": 0.0},
         settings=_flow(100),

@@ -93,7 +93,7 @@ def summarise(job: Job, turns: dict[str, list[Turn]]) -> dict[str, Any]:
     """By side: pictures per CPU second, and the ratio to Diffusion-DPO's turn in the same round."""
     pictures, rows = 2 * job.pairs, {}
     for name, taken in turns.items():
-        k = 2 if name == FORWARD else len(method_of(name).pick(_K))
+        k = 2 if name == FORWARD else method_of(name).compared(len(method_of(name).pick(_K)))
         ratios = [dpo.cpu_seconds / turn.cpu_seconds for turn, dpo in zip(taken, turns[YARDSTICK], strict=True)]
         rows[name] = {
             "pictures_per_cpu_second": spread([pictures / turn.cpu_seconds for turn in taken]),
@@ -101,7 +101,7 @@ def summarise(job: Job, turns: dict[str, list[Turn]]) -> dict[str, Any]:
             "ratio": spread(ratios),
             "peak_memory_gib": max(turn.peak_gib for turn in taken),
         }
-        calls = 0 if name == FORWARD else method_of(name).corruption.calls
+        calls = 0 if name == FORWARD else method_of(name).calls(2)
         if calls and FORWARD in turns:
             counted = zip(taken, turns[YARDSTICK], turns[FORWARD], strict=True)
             over = [t.cpu_seconds / (dpo.cpu_seconds + calls * one.cpu_seconds) for t, dpo, one in counted]

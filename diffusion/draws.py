@@ -26,6 +26,7 @@ class Stream(IntEnum):
     DROPOUT = 3
     AUGMENTATION = 4
     SAMPLING = 5
+    REFERENCE = 6
 
 
 def generator_for(seed: int, *counters: int) -> torch.Generator:

@@ -19,6 +19,7 @@ from .mapo import mapo
 from .margin import margin, pair_metrics
 from .rank_dpo import rank_dpo, win_rates
 from .safeguard import safeguarded
+from .seppo import seppo
 from .sft import sft
 from .soft_dpo import soft_dpo
 from .temperature import effective_temperature
@@ -36,6 +37,7 @@ OBJECTIVES: dict[str, Objective] = {
     "soft_dpo": soft_dpo,
     "em_dpo": em_dpo,
     "clipped_dpo": clipped_dpo,
+    "seppo": seppo,
 }
 
 __all__ = [
@@ -58,6 +60,7 @@ __all__ = [
     "pair_metrics",
     "rank_dpo",
     "safeguarded",
+    "seppo",
     "sft",
     "soft_dpo",
     "win_rates",

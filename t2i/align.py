@@ -44,6 +44,7 @@ from .online.recipe import OnlineRecipe
 from .plan import Plan
 from .prepare import Advance, Say, prepare
 from .recipe import ModelConfig, Recipe, ValidationConfig
+from .replay import ReplayedPolicy
 from .task import AlignmentTask
 from .workload import Workload, settled_dtype, workload_of
 
@@ -85,7 +86,9 @@ def align(recipe: Recipe, say: Say = print, advance: Advance | None = None) -> S
         conditions = encode_validation(model, recipe.validation)
     work = workload_of(recipe, method, resolution, plan.size)
     recompute = checkpointing(recipe.training, work, device)
-    policy = make_policy(model, recipe.model, recipe.training.seed, method.needs_reference)
+    policy = make_policy(model, recipe.model, recipe.training.seed, method.needs_reference and method.rival is None)
+    if method.rival:
+        policy = ReplayedPolicy(policy, run.path / "references", recipe.training.seed, method.rival.every)
     if state.is_main_process:
         keep_data(run, data)  # not before: a start that fails leaves nothing behind
         keep_weights(run, weights, model.checkpoint.path)
@@ -103,6 +106,7 @@ def align(recipe: Recipe, say: Say = print, advance: Advance | None = None) -> S
         easiest=prepared.train.easiest() if recipe.data.order == "curriculum" else None,
         autocast=autocast_dtype(recipe.training.precision),
         draw_samples=sampler(model, recipe.validation, recipe.data.resolution, conditions) if conditions else None,
+        at_step=policy.at_step if isinstance(policy, ReplayedPolicy) else None,
         flops_per_group=flops_per_pair(work) if device.type == "cuda" else None,
     )
     summary = train(task, recipe.training, Path(recipe.output.folder), recipe=recipe.model_dump(mode="json"))
@@ -170,7 +174,7 @@ def _refuse_side(recipe: Recipe | OnlineRecipe, model: TextToImageModel) -> None
 
 def validation_numbers(method: Method, device: torch.device | str = "cpu") -> set[str]:
     """The names of a validation's numbers: an objective names the same ones in every call."""
-    nothing = torch.zeros(1, method.fewest, device=device)
+    nothing = torch.zeros(1, method.compared(method.fewest), device=device)
     rows = {"drift": nothing, "overlap": nothing[:, 0], "progress": nothing[:, 0]}
     extras: dict[str, Any] = {name: rows[name] for name in method.reads}
     _, metrics = method.objective(nothing, nothing if method.needs_reference else None, nothing, **extras)

@@ -28,14 +28,35 @@ progress  `[B]`     the share of the run that is done, 0 in validation (PNAPO)
 
 
 @dataclass(frozen=True)
+class Rival:
+    """A last candidate that the reference draws for the group's prompt, in place of a loser from the data.
+
+    Attributes:
+        steps: of the sampler: DDIM, Euler on a flow.
+        guidance: of the sampler; above 1 each step asks the network twice.
+        every: training steps after which the reference is another of the policy's earlier states.
+    """
+
+    steps: int
+    guidance: float
+    every: int
+
+    @property
+    def calls(self) -> int:
+        """Forward passes of the reference for one rival."""
+        return self.steps * (1 if self.guidance == 1 else 2)
+
+
+@dataclass(frozen=True)
 class Method:
     """One preference method.
 
     Attributes:
         name: as in a recipe.
         objective: `(policy_errors [B, k], reference_errors, labels) -> (loss, metrics)`.
-        candidates: how many of a group's candidates it takes: 2 is the best and the worst, None is all of them.
+        candidates: how many of a group's candidates it takes: 1 is the best, 2 the best and the worst, None is all.
         fewest: the smallest group that it can learn from.
+        rival: how one candidate more is drawn while training; None for methods that learn from the data alone.
         requires: what a group must bring to be used.
         label_range: the least and the largest label that a group may have; None for any.
         corruption: how a candidate becomes what the network sees.
@@ -51,6 +72,7 @@ class Method:
     objective: Objective
     candidates: int | None = 2
     fewest: int = 2
+    rival: Rival | None = None
     requires: frozenset[Requirement] = frozenset()
     label_range: tuple[float, float] | None = None
     corruption: Corruption = field(default_factory=ForwardNoise)
@@ -63,4 +85,14 @@ class Method:
 
     def pick(self, count: int) -> Sequence[int]:
         """Which of a group's `count` candidates, sorted best first, it uses."""
-        return range(count) if self.candidates is None or count < 2 else (0, count - 1)
+        if self.candidates is None or count < 2:
+            return range(count)
+        return (0, count - 1)[: self.candidates]
+
+    def compared(self, count: int) -> int:
+        """How many candidates stand beside each other in a step, if it takes `count` of a group's."""
+        return count + (self.rival is not None)
+
+    def calls(self, compared: int) -> float:
+        """Forward passes for each of `compared` candidates, beside those of the loss."""
+        return self.corruption.calls + (self.rival.calls / compared if self.rival else 0)

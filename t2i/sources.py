@@ -72,6 +72,10 @@ class CachedSource:
         """Nothing is left to do."""
         return batch
 
+    def empty(self) -> Conditions:
+        """The encoded empty prompt, one row, without the conditions that speak of sizes."""
+        return _stacked([self._read(self.keys.prompt(""))])
+
     def _read(self, key: str) -> dict[str, Tensor]:
         tensors = self.cache.get(key)
         if tensors is None:
@@ -111,6 +115,10 @@ class LiveSource:
         sizes = self.model.family.size_conditions(batch["framings"])
         conditions = self.model.encode_prompts(batch["prompts"]) | {k: v.to(mean.device) for k, v in sizes.items()}
         return {**batch, "mean": mean.view(shape), "std": std.view(shape), "conditions": conditions}
+
+    def empty(self) -> Conditions:
+        """The encoded empty prompt, one row, without the conditions that speak of sizes."""
+        return self.model.encode_prompts([""])
 
 
 Source = CachedSource | LiveSource

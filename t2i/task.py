@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from ..diffusion import Stream, denoising_error, generator_for, normal_noise
 from ..diffusion.likelihood import residual_overlap
 from ..training.task import Visit
-from .method import Method
+from .method import Method, Rival
+from .models.family import Conditions
 from .models.model import TextToImageModel
 from .models.policy import Policy
 from .plan import Plan
 from .prepare import Prepared
+from .rivals import draw_rivals
 
 _HELD_OUT_POSITIONS = 2**40
 """Held-out draws lie beyond every training position, so that validation never repeats a training draw."""
@@ -41,6 +43,7 @@ class AlignmentTask:
     easiest: np.ndarray | None = None
     autocast: torch.dtype | None = None
     draw_samples: Callable[[nn.Module, Path, int], None] | None = None
+    at_step: Callable[[int], None] | None = None
     flops_per_group: float | None = None
     network: nn.Module = field(init=False)
 
@@ -67,6 +70,8 @@ class AlignmentTask:
         # Places each candidate within its latent's posterior.
         each = [generator_for(self.seed, Stream.POSTERIOR, visit.position, i) for i in range(len(entry.images))]
         draws["posterior"] = normal_noise((len(each), *self._latent_shape), each)
+        if self.method.rival:
+            draws["rival"] = normal_noise(self._latent_shape, generator_for(self.seed, Stream.SAMPLING, visit.position))
         progress = min(1.0, visit.position / self.visits) if self.visits and dropout else 0.0
         return {**item, "labels": torch.tensor(entry.labels), "draws": draws, "progress": torch.tensor(progress)}
 
@@ -83,15 +88,12 @@ class AlignmentTask:
         with torch.no_grad():
             batch = self.prepared.source.finish(batch)
             clean = self._sample_posterior(batch)
-        method, process, conditions = self.method, self.model.process, batch["conditions"]
+        method, process, conditions, labels = self.method, self.model.process, batch["conditions"], batch["labels"]
+        if method.rival:
+            clean, conditions = self._with_rivals(method.rival, clean, batch)
+            labels = torch.tensor([1.0, 0.0], device=clean.device).expand(len(clean), 2)
 
-        def ask(network: nn.Module, noisy: Tensor, times: Tensor) -> Tensor:
-            dtype = next(network.parameters()).dtype  # a reference copy may be in lower precision
-            # Accelerate's autocast reaches the trained network alone; a reference in another precision than the policy
-            # would show a margin where there is none.
-            with torch.autocast(noisy.device.type, self.autocast or dtype, enabled=self.autocast is not None):
-                return self.model.predict(network, noisy.to(dtype), times, conditions)
-
+        ask = partial(self._ask, conditions)
         noisy, target, times = method.corruption.apply(process, clean, batch["draws"], partial(ask, self.network))
         reference = None
         if method.needs_reference:
@@ -111,11 +113,35 @@ class AlignmentTask:
         if "overlap" in method.reads:
             extras["overlap"] = residual_overlap(prediction, target, clean.shape[1], method.reduction)
         reference_errors = None if reference is None else errors(reference)
-        loss, metrics = method.objective(errors(prediction), reference_errors, batch["labels"], **extras)
+        loss, metrics = method.objective(errors(prediction), reference_errors, labels, **extras)
         if method.temperature is not None:
             # Filled on the device: a value sent there would make the host wait, one left here could not be stacked.
             metrics["temperature"] = torch.full((), method.temperature, device=loss.device)
         return loss, metrics
+
+    def _ask(self, conditions: Conditions, network: nn.Module, noisy: Tensor, times: Tensor) -> Tensor:
+        dtype = next(network.parameters()).dtype  # a reference copy may be in lower precision
+        # Accelerate's autocast reaches the trained network alone; a reference in another precision than the policy
+        # would show a margin where there is none.
+        with torch.autocast(noisy.device.type, self.autocast or dtype, enabled=self.autocast is not None):
+            return self.model.predict(network, noisy.to(dtype), times, conditions)
+
+    def _with_rivals(self, rival: Rival, clean: Tensor, batch: dict[str, Any]) -> tuple[Tensor, Conditions]:
+        """Latents `[B, 2, C, h, w]`, each group's own and the one that the reference draws, and their conditions."""
+        own, start = batch["conditions"], batch["draws"]["rival"].to(clean)
+        with self.policy.reference() as network:
+            drawn, given = draw_rivals(
+                lambda conditions, noisy, times: self._ask(conditions, network, noisy, times),
+                self.model.process,
+                self.model.family,
+                rival,
+                own,
+                self.prepared.source.empty(),
+                start,
+                self.prepared.resolution,
+            )
+        conditions = {name: torch.stack([own[name], given[name]], 1).flatten(0, 1) for name in own}
+        return torch.cat([clean, drawn[:, None].to(clean)], 1), conditions
 
     def _sample_posterior(self, batch: dict[str, Any]) -> Tensor:
         mean, std = batch["mean"], batch["std"]

@@ -20,7 +20,7 @@ class Workload:
         resolution: pixels a side.
         images: pictures in one forward pass: `candidates` for each group of a micro-batch.
         candidates: pictures of one group.
-        calls: further forward passes for each picture in a step, without gradient (an inversion's).
+        calls: further forward passes for each picture in a step, without gradient (an inversion's, a rival's).
         dtype: of the frozen weights of a LoRA run and of the checkpoint as loaded otherwise.
         precision: of autocast; weights that are trained are float32.
         reference: whether the frozen policy's errors are computed in every step.
@@ -34,7 +34,7 @@ class Workload:
     targets: tuple[str, ...] | None = None
     images: int = 2
     candidates: int = 2
-    calls: int = 0
+    calls: float = 0
     dtype: str = "bfloat16"
     precision: Literal["no", "bf16", "fp16"] = "bf16"
     optimizer: str = "adamw"
@@ -85,6 +85,8 @@ def workload_of(
     architecture = find_architecture(model.path, model.revision)
     if candidates is None:
         candidates = 2 if method is None else method.candidates or GROUP
+    if method is not None:
+        candidates = method.compared(candidates)
     return Workload(
         architecture=architecture,
         resolution=resolution or recipe.data.resolution or architecture.resolution,
@@ -93,7 +95,7 @@ def workload_of(
         targets=model.lora.targets,
         images=candidates * training.micro_batch,
         candidates=candidates,
-        calls=0 if method is None else method.corruption.calls,
+        calls=0 if method is None else method.calls(candidates),
         dtype=settled_dtype(model.dtype, model.tuning, training.precision),
         precision=training.precision,
         optimizer=training.optimizer.name,

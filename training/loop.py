@@ -132,6 +132,8 @@ def _optimise(run: Run, stream: Iterator[Any]) -> None:
     parts = run.task.parts if isinstance(run.task, TaskInParts) else 1
     last = count * parts - 1
     started = time.perf_counter()
+    if at_step := getattr(run.task, "at_step", None):
+        at_step(run.step)
     seed_everything(accelerator.device, mix(config.seed, run.step, accelerator.process_index))
     for micro in range(count):
         losses = _losses(run.task, next(stream))

@@ -29,7 +29,8 @@ class Task(Protocol):
 
     Optional attribute: `flops_per_group: float`, the floating-point operations of one group's forward and backward
     passes; with it the log shows the model-FLOPs utilisation. Optional attribute: `easiest`, the numbers of all groups
-    from easy to hard, int64 `[groups]`; with it the run visits them in that order.
+    from easy to hard, int64 `[groups]`; with it the run visits them in that order. Optional attribute:
+    `at_step(step)`, called on every process before each optimizer step, counted from 0.
     """
 
     network: torch.nn.Module

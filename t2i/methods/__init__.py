@@ -12,12 +12,13 @@ from .inpo import InPO
 from .mapo import MaPO
 from .pnapo import PNAPO
 from .rank_dpo import RankDPO
+from .seppo import SePPO
 from .sft import SFT
 from .spo import SPO
 from .tpo import TPO
 
 MethodConfig = (
-    CaPO | DCPO | DiffusionDPO | DiffusionKTO | DMPO | DSPO | EmDPO | InPO | MaPO | PNAPO | RankDPO | SFT | TPO
+    CaPO | DCPO | DiffusionDPO | DiffusionKTO | DMPO | DSPO | EmDPO | InPO | MaPO | PNAPO | RankDPO | SePPO | SFT | TPO
 )
 OnlineMethodConfig = SPO | D3PO
 """Those that learn from their own rollouts, of an `OnlineRecipe`."""
@@ -40,4 +41,5 @@ __all__ = [
     "MethodConfig",
     "OnlineMethodConfig",
     "RankDPO",
+    "SePPO",
 ]
