@@ -16,7 +16,8 @@ PAIRWISE = pytest.mark.parametrize("name", [name for name in OBJECTIVES if name 
 OF_TWO_OR_MORE = pytest.mark.parametrize("name", [name for name in OBJECTIVES if name != "kto"])
 PER_GROUP = pytest.mark.parametrize("name", [name for name in OBJECTIVES if name not in ("kto", "em_dpo")])
 WITHOUT_WEIGHTS = pytest.mark.parametrize("name", [name for name in OBJECTIVES if name != "em_dpo"])  # its are detached
-FROM_GAINS = [name for name in OBJECTIVES if name not in ("anchored_dpo", "mapo")]  # ref - pol is all that they see
+# ref - pol is all that they see; SePPO's loss jumps where a gain is 0, and rounding may take it across.
+FROM_GAINS = [name for name in OBJECTIVES if name not in ("anchored_dpo", "mapo", "seppo")]
 BETA = 3.0
 
 # Mean gain below 0, so that KTO's reference point is the constant 0; no margin sits on the hinge's kink.
