@@ -56,14 +56,29 @@ def _read(recipe: str, overrides: list[str]) -> tuple[Workload, int]:
         except UserError as error:
             raise UserError(f"{error}; and it counts the models {', '.join(ARCHITECTURES)}") from None
         values = read_recipe(file, overrides)
-        if isinstance(values.get("method"), dict) and values["method"].get("name") == "reward_model":
-            raise UserError(f"{recipe} trains a reward model; only text-to-image recipes are counted")
-        if isinstance(values.get("method"), dict) and values["method"].get("name") in ("spo", "d3po", "step_aware"):
-            raise UserError(f"{recipe} is not counted: method {values['method']['name']} rolls out or judges pictures")
+        name = values["method"].get("name") if isinstance(values.get("method"), dict) else None
+        if name in ("reward_model", "step_aware"):
+            raise UserError(f"{recipe} trains a judge of pictures; only text-to-image recipes are counted")
+        if name in ("spo", "d3po"):
+            return _read_online(values, recipe)
         settings = check_recipe(values, [], Recipe, recipe)
     Shares(settings.training.batch_size, settings.training.micro_batch)  # refuses what `palate train` refuses
     method = settings.method.build(elements=1)
     return workload_of(settings, method), settings.training.batch_size
+
+
+def _read_online(values: dict[str, Any], recipe: str) -> tuple[Workload, int]:
+    """The workload of a method that learns from prompts, and the prompts of one step."""
+    from ..t2i.models.architectures import find_architecture
+    from ..t2i.online.recipe import OnlineRecipe
+    from ..t2i.online.workload import online_workload
+    from ..training.order import Shares
+    from ..training.recipe import check_recipe
+
+    settings = check_recipe(values, [], OnlineRecipe, recipe)
+    Shares(settings.training.batch_size, settings.training.micro_batch)
+    family = find_architecture(settings.model.path, settings.model.revision).family
+    return online_workload(settings, settings.method.build(family)), settings.training.batch_size
 
 
 def _recipe_of(architecture: str) -> dict[str, Any]:
@@ -101,6 +116,12 @@ def _print(result: Estimate, card: Card | None) -> None:
     for name, training in (("training", result.plain), ("training, checkpointed", result.checkpointed)):
         phases.add_row(name, f"{training.peak_gib:.3g}", f"{training.tflops_per_pair:.3g}")
     console.print(phases)
+    if result.parts > 1:
+        console.print(
+            "a pair is a prompt here, its rollout and all steps that are learned from, though some may bring no pair; "
+            "the judge and the decoding of its pictures are not counted",
+            markup=False,
+        )
     for line in _verdict(result, card):
         console.print(line, markup=False)
 

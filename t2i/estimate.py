@@ -47,6 +47,7 @@ class Estimate:
     resolution: int
     micro_batch: int
     batch_size: int
+    parts: int
     dtype: str
     precision: str
     parameters: int
@@ -90,6 +91,7 @@ def estimate(work: Workload, batch_size: int | None = None, card: Card | None = 
         resolution=work.resolution,
         micro_batch=micro_batch,
         batch_size=pairs,
+        parts=work.parts,
         dtype=work.dtype,
         precision=work.precision,
         parameters=sizes.parameters,
@@ -108,13 +110,14 @@ def estimate(work: Workload, batch_size: int | None = None, card: Card | None = 
 
 
 def flops_per_pair(work: Workload, checkpointing: bool = False) -> float:
-    """FLOPs of one group's part of a step, passes without gradient included.
+    """FLOPs of one group's part of a step, passes without gradient included; of all parts that its losses come in.
 
     Without checkpointing these are the model FLOPs.
     """
     asked = work.calls + work.reference
     without_gradient = asked * count_reference(work).flops if asked else 0
-    return work.candidates * (count_step(work, checkpointing).flops + without_gradient) / work.images
+    one = (count_step(work, checkpointing).flops + without_gradient) / work.images
+    return work.parts * work.candidates * one
 
 
 def _time(flops: float, pairs: int, card: Card, processes: int, bits: int) -> Timing:

@@ -19,7 +19,8 @@ class Workload:
     Attributes:
         resolution: pixels a side.
         images: pictures in one forward pass: `candidates` for each group of a micro-batch.
-        candidates: pictures of one group.
+        candidates: pictures of one group; of an online method the latents of one prompt.
+        parts: losses that a micro-batch has in turn, each of so many images; see `training.task.TaskInParts`.
         calls: further forward passes for each picture in a step, without gradient (an inversion's, a rival's).
         dtype: of the frozen weights of a LoRA run and of the checkpoint as loaded otherwise.
         precision: of autocast; weights that are trained are float32.
@@ -34,6 +35,7 @@ class Workload:
     targets: tuple[str, ...] | None = None
     images: int = 2
     candidates: int = 2
+    parts: int = 1
     calls: float = 0
     dtype: str = "bfloat16"
     precision: Literal["no", "bf16", "fp16"] = "bf16"

@@ -41,13 +41,14 @@ class D3PO(OnlineSettings):
         """The method; `family` does not matter."""
         from ...objectives import clipped_dpo
         from ..online.method import OnlineMethod
-        from ..online.trajectories import paired_steps, trajectory_steps
+        from ..online.trajectories import paired_steps, trajectory_latents, trajectory_steps
 
         return OnlineMethod(
             name=self.name,
             objective=partial(clipped_dpo, beta=self.beta, clip=self.clip, sides=self.sides),
             rollout=partial(paired_steps, steps=self.steps, eta=self.eta, pictures=self.pictures),
             parts=partial(trajectory_steps, steps=self.steps),
+            rolled=partial(trajectory_latents, steps=self.steps, pictures=self.pictures),
             guidance=self.guidance,
             rollout_batch=self.rollout_batch,
             learned_rows=self.pictures,

@@ -57,7 +57,7 @@ class SPO(OnlineSettings):
         """The method for a model of `family`."""
         from ...objectives import clipped_dpo
         from ..online.method import OnlineMethod
-        from ..online.stepwise import Branching, branch_steps, branched_steps
+        from ..online.stepwise import Branching, branch_steps, branched_latents, branched_steps
 
         wide = family == "sdxl"
         settings = Branching(
@@ -74,6 +74,7 @@ class SPO(OnlineSettings):
             objective=partial(clipped_dpo, beta=self.beta, clip=self.clip, sides=self.sides),
             rollout=partial(branched_steps, settings),
             parts=partial(branch_steps, settings),
+            rolled=partial(branched_latents, settings),
             guidance=self.guidance,
             rollout_batch=self.rollout_batch,
             learned_rows=2 if settings.inner_steps else 1,

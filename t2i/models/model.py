@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -25,6 +25,13 @@ from ...errors import UserError
 from .checkpoint import Checkpoint
 from .family import Conditions, Family
 from .tokens import count_truncated
+
+
+def process_of(scheduler: Mapping[str, Any]) -> NoiseProcess:
+    """The noise process that a scheduler's config describes."""
+    if "FlowMatch" in scheduler.get("_class_name", ""):
+        return rectified_flow_from_config(scheduler)
+    return variance_preserving(scheduler)
 
 
 class TextToImageModel:
@@ -57,10 +64,7 @@ class TextToImageModel:
     @cached_property
     def process(self) -> NoiseProcess:
         """The noise process that the checkpoint's own scheduler config describes."""
-        config = self.checkpoint.config("scheduler", "scheduler_config.json")
-        if "FlowMatch" in config.get("_class_name", ""):
-            return rectified_flow_from_config(config)
-        return variance_preserving(config)
+        return process_of(self.checkpoint.config("scheduler", "scheduler_config.json"))
 
     @cached_property
     def text(self) -> Any:

@@ -36,17 +36,15 @@ from ..align import (
 from ..fingerprint import training_fingerprint
 from ..finish import finish
 from ..generate import draw_pictures
-from ..models.architectures import find_architecture
 from ..models.model import TextToImageModel
 from ..models.sampling import sampling_for
 from ..prepare import Advance
-from ..workload import Workload, settled_dtype
 from .conditions import EncodedPrompts, encode_prompts
 from .judging import PictureJudge, open_judge
-from .method import OnlineMethod
 from .prompts import open_training_prompts
 from .recipe import OnlineRecipe
 from .task import OnlineTask
+from .workload import online_workload
 
 
 def align_online(recipe: OnlineRecipe, say: Say = print, advance: Advance | None = None) -> Summary:
@@ -69,7 +67,7 @@ def align_online(recipe: OnlineRecipe, say: Say = print, advance: Advance | None
     refuse(recipe, model, state.num_processes, ("reward",) if recipe.data.holdout else ())
     say_rounding(recipe.model, say)
     method.parts(model.process)  # refuses settings that leave no step
-    recompute = checkpointing(recipe.training, _workload(recipe, method, resolution), device)
+    recompute = checkpointing(recipe.training, online_workload(recipe, method, resolution), device)
     prompts = open_training_prompts(recipe.data, say)
     data = {"hash": prompts.hash, "groups": len(prompts.train)}
     judge = open_judge(recipe.method.judge, model.family.name, device)
@@ -132,23 +130,3 @@ def held_out_reward(
         return {"reward": float(scores.nanmean())}
 
     return measure
-
-
-def _workload(recipe: OnlineRecipe, method: OnlineMethod, resolution: int) -> Workload:
-    """One part's pass: the latents that are learned from, with the prompt and without."""
-    model, training, candidates = recipe.model, recipe.training, 2 * method.learned_rows
-    return Workload(
-        architecture=find_architecture(model.path, model.revision),
-        resolution=resolution,
-        tuning=model.tuning,
-        rank=model.lora.rank,
-        targets=model.lora.targets,
-        images=candidates * training.micro_batch,
-        candidates=candidates,
-        dtype=settled_dtype(model.dtype, model.tuning, training.precision),
-        precision=training.precision,
-        optimizer=training.optimizer.name,
-        ema=training.ema is not None,
-        reference_dtype=model.reference.dtype,
-        reference_device=model.reference.device,
-    )

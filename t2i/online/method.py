@@ -61,6 +61,7 @@ class OnlineMethod:
         objective: `(policy_errors [v, 2], reference_errors, labels) -> (loss, metrics)`.
         rollout: yields the parts of a scene, always as many.
         parts: how many; raises UserError where the settings leave none.
+        rolled: latents that go through the policy, without gradient, in one prompt's rollout; guidance doubles them.
         guidance: in sampling and in the likelihood.
         rollout_batch: latents that go through a network at once without gradient.
         learned_rows: at most so many latents of a prompt go through the policy in one part, each of them twice.
@@ -71,6 +72,7 @@ class OnlineMethod:
     objective: Objective
     rollout: Callable[[Scene], Iterator[Part]]
     parts: Callable[[NoiseProcess], int]
+    rolled: Callable[[NoiseProcess], int]
     guidance: float
     rollout_batch: int
     learned_rows: int

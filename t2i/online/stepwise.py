@@ -46,6 +46,12 @@ def branch_steps(settings: Branching, process: NoiseProcess) -> int:
     return steps - settings.divert_start
 
 
+def branched_latents(settings: Branching, process: NoiseProcess) -> int:
+    """How many latents of a prompt the policy is asked about: one in each step, and k from the first that branches."""
+    at_end = int(learned_grid(process, settings.steps)[-1] > 0)  # at time 0 a state is its own clean estimate
+    return settings.divert_start + 1 + settings.k * (branch_steps(settings, process) - 1 + at_end)
+
+
 def branched_steps(settings: Branching, scene: Scene) -> Iterator[Part]:
     """One part for each step that branches; a prompt is in it with one pair or none."""
     generators = [generator_for(scene.seed, Stream.SAMPLING, position) for position in scene.positions]

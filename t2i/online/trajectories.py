@@ -30,6 +30,12 @@ def trajectory_steps(process: NoiseProcess, steps: int) -> int:
     return count
 
 
+def trajectory_latents(process: NoiseProcess, steps: int, pictures: int) -> int:
+    """How many latents of a prompt the policy is asked about: one for each step, and the last one's clean estimate."""
+    grid = stochastic_grid(process, steps)
+    return pictures * (len(grid) - 1 + int(grid[-1] > 0))
+
+
 def paired_steps(scene: Scene, *, steps: int, eta: float, pictures: int) -> Iterator[Part]:
     """One part for each step of the trajectories, for each prompt in an order of its own, as in D3PO's code."""
     n, count = len(scene.positions), trajectory_steps(scene.process, steps)
