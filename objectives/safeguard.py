@@ -24,7 +24,8 @@ def safeguarded(objective: Objective, mu: float) -> Objective:
 
     `objective` is any that reads the first and the last column. The returned one takes `overlap` [B] besides the
     objective's own arguments: the product of the winner's and the loser's residual (prediction - target), reduced over
-    elements as the errors are. Tied groups have no winner to guard: they take no part in λ and keep their gradients.
+    elements, and weighted, as the errors are. Tied groups have no winner to guard: they take no part in λ and keep
+    their gradients.
     Metrics: the objective's and `safeguard` = λ. Raises ValueError for mu outside [0, 1] or a bad shape of `overlap`.
     """
     if not 0 <= mu <= 1:

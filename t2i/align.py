@@ -103,7 +103,7 @@ def align(recipe: Recipe, say: Say = print, advance: Advance | None = None) -> S
         variants=recipe.data.variants,
         micro_batch=recipe.training.micro_batch,
         visits=recipe.training.steps * recipe.training.batch_size,
-        easiest=prepared.train.easiest() if recipe.data.order == "curriculum" else None,
+        easiest=prepared.easiest,
         autocast=autocast_dtype(recipe.training.precision),
         draw_samples=sampler(model, recipe.validation, recipe.data.resolution, conditions) if conditions else None,
         at_step=policy.at_step if isinstance(policy, ReplayedPolicy) else None,

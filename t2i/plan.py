@@ -6,8 +6,9 @@ Made in one streaming pass over the set; small enough to hold a million groups, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from ..datasets.images import first_fault, image_size
 from ..datasets.skips import UNREADABLE, SkipLog
 from ..datasets.store import GroupStore
 from ..errors import UserError
+from ..training.order import epoch_order
+from ..training.seeds import mix
 from .method import Method
 
 SCHEMA = pa.schema(
@@ -35,6 +38,7 @@ SCHEMA = pa.schema(
 TIE = "tie"
 TOO_FEW = "too few candidates"
 ANOTHER_SIZE = "not of the training resolution"
+ANOTHER_FAMILY = "drawn by a model of another family"
 LACKS = {"captions": "no captions of their own", "seeds": "no generation seeds"}
 """By what a method requires: why a group without it is left out."""
 _CHUNK = 1000  # groups; Arrow tables are built from this many rows at a time
@@ -62,12 +66,17 @@ class Entry:
 
 @dataclass(frozen=True)
 class Plan:
-    """The entries that remain, and what was left out and why."""
+    """The entries that remain, and what was left out and why.
+
+    rankings   groups of more candidates than the method takes
+    captioned  groups with a caption for each candidate
+    """
 
     table: pa.Table
     skipped: dict[str, int]
     rankings: int
     data_hash: str
+    captioned: int = 0
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -84,16 +93,23 @@ class Plan:
 
     def subset(self, indices: list[int]) -> Plan:
         """The same plan with these entries only."""
-        return Plan(self.table.take(pa.array(indices, pa.int64())), self.skipped, self.rankings, self.data_hash)
+        return replace(self, table=self.table.take(pa.array(indices, pa.int64())))
 
-    def easiest(self) -> np.ndarray:
+    def easiest(self, seed: int) -> np.ndarray:
         """The entries from the widest difference of labels, best to worst, to the narrowest; int64 `[len(self)]`.
 
-        Curriculum-DPO's order (arXiv 2405.13637). Differences compare only where all labels are of one scale.
+        Curriculum-DPO's order (arXiv 2405.13637), whose labels are ranks. Equal differences are shuffled by the seed:
+        they would stand as in the file, prompts of one kind together. Raises UserError where all are equal.
         """
         labels = self.table["labels"].combine_chunks()
         flat = labels.flatten().to_numpy().reshape(len(self), -1)
-        return np.argsort(flat[:, -1] - flat[:, 0], kind="stable")
+        difference = flat[:, 0] - flat[:, -1]
+        if len(self) > 1 and difference.min() == difference.max():
+            raise UserError(
+                f"data.order is curriculum, but the labels of all {len(self)} groups differ by {difference[0]:g}: none "
+                "is easier than another; label them by scores (`palate data label`), or set data.order to random"
+            )
+        return np.lexsort((epoch_order(mix(seed), 0, len(self)), -difference))
 
     def prompts(self) -> list[str]:
         """Every distinct prompt, in the order of first use."""
@@ -107,27 +123,35 @@ def make_plan(
     log: SkipLog,
     on_group: Callable[[int], None] | None = None,
     resolution: int | None = None,
+    pairs: str = "extremes",
+    foreign: Callable[[str], bool] = lambda model: False,
 ) -> Plan:
     """Look at every group once: sort it, drop ties if asked to, skip what cannot be decoded, hash the pictures.
 
     Args:
         resolution: pixels a side that pictures are framed to; read by methods that need the noise of a whole picture.
+        pairs: `all` makes an entry of each two candidates of a ranking.
+        foreign: whether a model of that name is of another family; asked by methods that need a picture's noise.
 
-    Raises UserError if nothing remains, or groups are of several sizes after the method's choice.
+    Raises UserError if nothing remains, groups are of several sizes after the method's choice, or all pairs are asked
+    for by a method that takes none.
     """
-    chunks, rows, rankings = [], [], 0
+    if pairs == "all" and method.candidates != 2:
+        raise UserError(f"data.pairs is all, and {method.name} does not take pairs; leave it out")
+    chunks, rows, rankings, captioned = [], [], 0, 0
     fingerprint, sizes = [], set[int]()
     for number, (group, fault) in enumerate(ordered_map(first_fault, store, default_workers())):
         if on_group:
             on_group(1)
-        reason = _unusable(group, fault, method, ties, resolution)
+        reason = _unusable(group, fault, method, ties, resolution, foreign)
         if reason:
             log.add(group.key, *reason)
             continue
-        rankings += method.candidates is not None and group.size > method.candidates
-        rows.append(_row(number, group, method))
+        rankings += pairs == "extremes" and method.candidates is not None and group.size > method.candidates
+        captioned += group.captions is not None
+        rows.extend(_row(number, group, chosen) for chosen in _choices(group, method, pairs, ties))
         sizes.add(len(rows[-1]["labels"]))
-        if len(rows) == _CHUNK:
+        if len(rows) >= _CHUNK:
             chunks.append(pa.Table.from_pylist(rows, SCHEMA))
             fingerprint.append(digest(*(str(row) for row in rows)))
             rows = []
@@ -141,11 +165,16 @@ def make_plan(
             f"groups have {' or '.join(map(str, sorted(sizes)))} candidates, and one run of {method.name} takes groups "
             "of one size: split the set, or train on one kind after the other"
         )
-    return Plan(table, dict(log.counts), rankings, digest(*fingerprint))
+    return Plan(table, dict(log.counts), rankings, digest(*fingerprint), captioned)
 
 
 def _unusable(
-    group: Group, fault: str | None, method: Method, ties: str, resolution: int | None
+    group: Group,
+    fault: str | None,
+    method: Method,
+    ties: str,
+    resolution: int | None,
+    foreign: Callable[[str], bool],
 ) -> tuple[str, str] | None:
     if fault:
         return UNREADABLE, fault
@@ -160,15 +189,26 @@ def _unusable(
         sizes = {image_size(candidate) for candidate in group.candidates}
         if sizes != {(resolution, resolution)}:
             return ANOTHER_SIZE, " and ".join(f"{width} x {height}" for width, height in sorted(sizes))
+    if "seeds" in method.requires and (others := sorted(m for m in {*(group.model or ())} if m and foreign(m))):
+        return ANOTHER_FAMILY, " and ".join(others)
     low, high = method.label_range or (-math.inf, math.inf)
     if not all(low <= label <= high for label in group.labels):
         return f"labels outside {low:g} to {high:g}", ", ".join(f"{label:g}" for label in group.labels)
     return None
 
 
-def _row(number: int, group: Group, method: Method) -> dict[str, Any]:
+def _choices(group: Group, method: Method, pairs: str, ties: str) -> Iterator[list[int]]:
+    """The candidates of each entry that a group makes, most preferred first."""
     ranked = sorted(range(group.size), key=lambda i: -group.labels[i])
-    chosen = [ranked[place] for place in method.pick(group.size)]
+    if pairs == "extremes":
+        yield [ranked[place] for place in method.pick(group.size)]
+        return
+    for better, worse in combinations(ranked, 2):
+        if ties == "keep" or group.labels[better] > group.labels[worse]:
+            yield [better, worse]
+
+
+def _row(number: int, group: Group, chosen: Sequence[int]) -> dict[str, Any]:
     captions = group.captions or (group.prompt,) * group.size
     return {
         "row": number,
@@ -194,6 +234,11 @@ def _nothing_left(store: GroupStore, log: SkipLog, method: Method) -> str:
         return (
             f"{where}: {method.name} needs pictures as they were drawn, and these are {log.examples[0].detail}; set "
             "data.resolution to their size"
+        )
+    if set(log.counts) == {ANOTHER_FAMILY}:
+        return (
+            f"{where}: {method.name} needs the noise that each picture was drawn from, and {log.examples[0].detail}, "
+            "which drew them, is of another family than this model; give pictures of its own"
         )
     return f"{where}: {log.summary()}; `palate data check` lists them"
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
 from ..datasets.ahead import default_workers, ordered_map
@@ -23,6 +24,7 @@ from .cache import TensorCache
 from .fingerprint import fingerprint
 from .framing import View, draw_view, frame
 from .method import Method
+from .models.architectures import architecture_at_hand
 from .models.model import TextToImageModel
 from .plan import Entry, Plan, make_plan, picture_bytes
 from .recipe import DataConfig
@@ -36,13 +38,14 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Prepared:
-    """What training reads."""
+    """What training reads; `easiest` orders the training groups for a curriculum, None without one."""
 
     train: Plan
     held_out: Plan | None
     source: Source
     resolution: int
     views: Callable[[int, int], View]
+    easiest: np.ndarray | None = None
 
 
 def prepare(
@@ -67,16 +70,26 @@ def prepare(
     log = SkipLog()
     seen = iter(range(1, len(store) + 1))
     looked = partial(advance, "looking at pictures")
-    plan = make_plan(store, method, data.ties, log, lambda _: looked(next(seen), len(store)), resolution)
+    plan = make_plan(
+        store,
+        method,
+        data.ties,
+        log,
+        lambda _: looked(next(seen), len(store)),
+        resolution,
+        data.pairs,
+        lru_cache(maxsize=None)(partial(_of_another_family, model.family.name)),
+    )
     _report(plan, log, method, say)
     train, held_out = split_by_prompt(plan, data.holdout)
+    easiest = train.easiest(seed) if data.order == "curriculum" else None  # refused before hours of encoding
 
     def views(row: int, variant: int) -> View:
         return draw_view(seed, row, variant, data.crop, data.flip)
 
     if data.cache is None:
         _say_truncated(model, plan.prompts(), say)
-        return Prepared(train, held_out, LiveSource(store, model, resolution), resolution, views)
+        return Prepared(train, held_out, LiveSource(store, model, resolution), resolution, views, easiest)
     family = model.family
     # The encoders' precision is part of the keys: float32 must not read what bfloat16 has left.
     keys = EncodingKeys(
@@ -88,7 +101,13 @@ def prepare(
     cache = TensorCache(Path(data.cache).expanduser())
     _encode_prompts(model, plan, cache, keys, say, advance)
     _encode_pictures(model, store, plan, cache, keys, data, views, advance)
-    return Prepared(train, held_out, CachedSource(cache, keys, model), resolution, views)
+    return Prepared(train, held_out, CachedSource(cache, keys, model), resolution, views, easiest)
+
+
+def _of_another_family(family: str, name: str) -> bool:
+    """Whether the model of that name is known to be of another family, whose latents are others."""
+    other = architecture_at_hand(name)
+    return other is not None and other.family != family
 
 
 def open_store(data: DataConfig, say: Say) -> GroupStore:
@@ -115,6 +134,8 @@ def _report(plan: Plan, log: SkipLog, method: Method, say: Say) -> None:
         say(f"{len(plan)} groups are used, {log.total} left out: {log.summary()}")
         for skipped in [s for s in log.examples if s.reason != "tie"][:5]:
             say(f"  {skipped}")
+    if plan.captioned and "captions" not in method.requires:
+        say(f"{plan.captioned} groups have a caption for each candidate, and {method.name} trains on these")
     if plan.rankings:
         say(f"{plan.rankings} groups have more than two candidates: {method.name} takes the best against the worst")
 
@@ -180,13 +201,19 @@ def _missing_pictures(
     on_group: Callable[[int], None],
 ) -> Iterator[tuple[Entry, View]]:
     """What the cache lacks. `on_group` hears how many groups have been passed, the few read ahead among them."""
+    row, asked = -1, set[str]()
     for i in range(len(plan)):
         on_group(i + 1)
         entry = plan[i]
+        if entry.row != row:  # several pairs of one group follow each other
+            row, asked = entry.row, set()
         for variant in range(variants):
             view = views(entry.row, variant)
-            if any(keys.latents(image, view) not in cache for image in entry.images):
-                yield entry, view
+            wanted = {image: keys.latents(image, view) for image in entry.images}
+            missing = [image for image, key in wanted.items() if key not in asked and key not in cache]
+            asked.update(wanted.values())
+            if missing:
+                yield replace(entry, images=tuple(missing)), view
 
 
 def _batched(items: Iterator[Any], size: int) -> Iterator[list[Any]]:

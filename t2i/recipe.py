@@ -46,6 +46,9 @@ class DataConfig(BaseModel):
     variants: int = Field(default=1, ge=1, description="crop and flip draws kept for each group")
     caption_dropout: Fraction = 0.0
     ties: Literal["drop", "keep"] = "drop"
+    pairs: Literal["extremes", "all"] = Field(
+        default="extremes", description="of a ranking, for methods that take pairs: the best and the worst, or each two"
+    )
     order: Literal["random", "curriculum"] = Field(
         default="random", description="curriculum: from the widest difference of labels to the narrowest"
     )

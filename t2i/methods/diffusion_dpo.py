@@ -36,7 +36,9 @@ class DiffusionDPO(PairSettings):
     objective: Literal["dpo", "anchored_dpo", "ipo", "hinge"] = "dpo"
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5, description="the share of votes that are wrong; dpo only")
     smoothing: Literal["conservative", "robust"] = "conservative"
-    anchor: float = Field(default=1.0, ge=0, description="weight of the winner's own error; anchored_dpo only")
+    anchor: float = Field(
+        default=1.0, ge=0, description="of the winner's own error, weighted by its time as all are; anchored_dpo only"
+    )
     times: Literal["alike", "epsilon"] = Field(default="alike", description="how errors weigh by their time")
 
     @model_validator(mode="after")
@@ -47,10 +49,6 @@ class DiffusionDPO(PairSettings):
             raise ValueError(f"method.label_smoothing has no effect on objective {self.objective}; it belongs to dpo")
         if self.objective != "anchored_dpo" and "anchor" in given:
             raise ValueError(f"method.anchor has no effect on objective {self.objective}; set objective: anchored_dpo")
-        if self.times != "alike" and self.safeguard is not None:
-            raise ValueError(
-                "method.safeguard compares errors of equal weight; leave out method.times or the safeguard"
-            )
         return self
 
     def build(self, elements: int) -> Method:

@@ -17,23 +17,21 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from .settings import MethodSettings
+from .settings import GuardedSettings, guarded
 
 if TYPE_CHECKING:
     from ..method import Method
 
 
-class DSPO(MethodSettings):
+class DSPO(GuardedSettings):
     """The recipe's `method` section for DSPO."""
 
     name: Literal["dspo"] = "dspo"
     beta: float = Field(default=0.001, gt=0)
-    safeguard: float | None = Field(default=None, gt=0, lt=1, description="Diffusion-SDPO's mu; official 0.2 on SD1.5")
 
     def build(self, elements: int) -> Method:
         """The method; `elements` of a latent do not matter, for errors are means."""
         from ...objectives import dspo
         from ..method import Method
-        from .settings import guarded
 
         return Method(name=self.name, **guarded(partial(dspo, beta=self.beta), self.safeguard, frozenset({"drift"})))

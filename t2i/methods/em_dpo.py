@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from .settings import MethodSettings
+from .settings import PairSettings, guarded
 
 if TYPE_CHECKING:
     from ..method import Method
 
 
-class EmDPO(MethodSettings):
+class EmDPO(PairSettings):
     """The recipe's `method` section for DPO with weights by expectation-maximisation."""
 
     name: Literal["em_dpo"] = "em_dpo"
@@ -28,7 +28,6 @@ class EmDPO(MethodSettings):
         default=0.1, gt=0, lt=0.5, description="share of votes that are wrong, before any is seen"
     )
     rounds: int = Field(default=3, ge=1, description="of re-estimating that share within a micro-batch")
-    reduction: Literal["mean", "sum"] = "mean"
 
     def build(self, elements: int) -> Method:
         """The method for latents of `elements` = C * h * w elements."""
@@ -37,8 +36,11 @@ class EmDPO(MethodSettings):
 
         return Method(
             name=self.name,
-            objective=partial(em_dpo, beta=self.beta, flip_prior=self.flip_prior, rounds=self.rounds),
             reduction=self.reduction,
-            over_batch=True,  # the share of wrong votes is the micro-batch's
             temperature=effective_temperature(self.beta, True, self.reduction, elements),
+            **guarded(
+                partial(em_dpo, beta=self.beta, flip_prior=self.flip_prior, rounds=self.rounds),
+                self.safeguard,
+                over_batch=True,  # the share of wrong votes is the micro-batch's
+            ),
         )

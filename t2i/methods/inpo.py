@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from .settings import MethodSettings
+from .settings import PairSettings, guarded
 
 if TYPE_CHECKING:
     from ..method import Method
 
 
-class InPO(MethodSettings):
+class InPO(PairSettings):
     """The recipe's `method` section for InPO."""
 
     name: Literal["inpo"] = "inpo"
@@ -40,7 +40,6 @@ class InPO(MethodSettings):
     label_scale: float = Field(
         default=16.658, gt=0, description="labels to p = sigmoid(difference / scale); the default is PickScore's"
     )
-    reduction: Literal["mean", "sum"] = "mean"
 
     def build(self, elements: int) -> Method:
         """The method for latents of `elements` = C * h * w elements."""
@@ -53,8 +52,8 @@ class InPO(MethodSettings):
             objective = partial(soft_dpo, beta=self.beta, gamma=self.gamma, label_scale=self.label_scale)
         return Method(
             name=self.name,
-            objective=objective,
             corruption=InvertedNoise(self.steps, self.eta, self.corrections),
             reduction=self.reduction,
             temperature=effective_temperature(self.beta, True, self.reduction, elements),
+            **guarded(objective, self.safeguard),
         )

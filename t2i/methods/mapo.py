@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from .settings import MethodSettings
+from .settings import GuardedSettings, guarded
 
 if TYPE_CHECKING:
     from ..method import Method
 
 
-class MaPO(MethodSettings):
+class MaPO(GuardedSettings):
     """The recipe's `method` section for MaPO."""
 
     name: Literal["mapo"] = "mapo"
@@ -41,7 +41,7 @@ class MaPO(MethodSettings):
 
         return Method(
             name=self.name,
-            objective=partial(mapo, beta=self.beta, snr=self.snr, steps=self.steps),
             needs_reference=False,
             temperature=self.steps * self.snr / 2,  # phi falls by s / 2 for each unit of L near 0
+            **guarded(partial(mapo, beta=self.beta, snr=self.snr, steps=self.steps), self.safeguard),
         )

@@ -17,20 +17,19 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from .settings import MethodSettings
+from .settings import PairSettings, guarded
 
 if TYPE_CHECKING:
     from ..method import Method
 
 
-class PNAPO(MethodSettings):
+class PNAPO(PairSettings):
     """The recipe's `method` section for PNAPO."""
 
     name: Literal["pnapo"] = "pnapo"
     beta: float = Field(default=5000.0, gt=0, description="SD3's; Flux 2000; beta / 2 multiplies the margin")
     label_scale: float = Field(default=1.0, gt=0, description="labels to p = sigmoid(difference / scale)")
     decay: float = Field(default=0.5, ge=0, lt=1, description="the share of beta that is gone at the end; 0: constant")
-    reduction: Literal["mean", "sum"] = "mean"
 
     def build(self, elements: int) -> Method:
         """The method for latents of `elements` = C * h * w elements."""
@@ -40,10 +39,13 @@ class PNAPO(MethodSettings):
 
         return Method(
             name=self.name,
-            objective=partial(soft_dpo, beta=self.beta, gamma=1.0, label_scale=self.label_scale, decay=self.decay),
             requires=frozenset({"seeds"}),
             corruption=SourceNoise(),
             reduction=self.reduction,
-            reads=frozenset({"progress"}) if self.decay else frozenset(),
             temperature=effective_temperature(self.beta, True, self.reduction, elements),
+            **guarded(
+                partial(soft_dpo, beta=self.beta, gamma=1.0, label_scale=self.label_scale, decay=self.decay),
+                self.safeguard,
+                frozenset({"progress"}) if self.decay else frozenset(),
+            ),
         )

@@ -6,7 +6,7 @@
     objective    Diffusion-DPO's (TDPO) or Diffusion-KTO's (TKTO)
 
 The paper is known to us by its abstract: SD1.5; no settings are published that we could read. The defaults are
-Diffusion-DPO's and Diffusion-KTO's.
+Diffusion-DPO's for SD1.5 and Diffusion-KTO's.
 """
 
 from __future__ import annotations
@@ -14,21 +14,28 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from .settings import MethodSettings
+from .settings import PairSettings, guarded
 
 if TYPE_CHECKING:
     from ..method import Method
 
 
-class TPO(MethodSettings):
+class TPO(PairSettings):
     """The recipe's `method` section for TPO."""
 
     name: Literal["tpo"] = "tpo"
     form: Literal["dpo", "kto"] = "dpo"
-    beta: float = Field(default=2000.0, gt=0, description="beta / 2 multiplies the margin (kto: beta)")
-    reduction: Literal["mean", "sum"] = "mean"
+    beta: float | None = Field(
+        default=None, gt=0, description="beta / 2 multiplies the margin (kto: beta); None: 2000, for kto 1000"
+    )
+
+    @model_validator(mode="after")
+    def _a_safeguard_needs_pairs(self) -> TPO:
+        if self.form == "kto" and self.safeguard is not None:
+            raise ValueError("method.safeguard guards the winner of a pair, and form kto has none; leave it out")
+        return self
 
     def build(self, elements: int) -> Method:
         """The method for latents of `elements` = C * h * w elements."""
@@ -36,11 +43,15 @@ class TPO(MethodSettings):
         from ..method import Method
 
         unpaired = self.form == "kto"
+        beta = self.beta or (1000.0 if unpaired else 2000.0)
         return Method(
             name=self.name,
-            objective=partial(OBJECTIVES[self.form], beta=self.beta),
             requires=frozenset({"captions"}),
             reduction=self.reduction,
-            over_batch=unpaired,  # its reference point is the batch's mean
-            temperature=effective_temperature(self.beta, not unpaired, self.reduction, elements),
+            temperature=effective_temperature(beta, not unpaired, self.reduction, elements),
+            **guarded(
+                partial(OBJECTIVES[self.form], beta=beta),
+                self.safeguard,
+                over_batch=unpaired,  # its reference point is the batch's mean
+            ),
         )

@@ -6,13 +6,15 @@ equals the constructor's default is left out. Parameter counts are checked again
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import lcm
+from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from .checkpoint import Checkpoint, find_checkpoint
+from .checkpoint import BUILT_IN, Checkpoint, find_checkpoint
 
 
 @dataclass(frozen=True)
@@ -295,6 +297,14 @@ def find_architecture(path: str, revision: str | None = None) -> Architecture:
         if path == architecture.name or path in architecture.hub_ids:
             return architecture
     return replace(read_architecture(find_checkpoint(path, revision=revision)), name=path)
+
+
+def architecture_at_hand(path: str) -> Architecture | None:
+    """What `find_architecture` finds without the network; None for other hub ids, and for what is no checkpoint."""
+    if any(path == known.name or path in known.hub_ids for known in _ALL) or path in BUILT_IN or Path(path).is_dir():
+        with contextlib.suppress(UserError):
+            return find_architecture(path)
+    return None
 
 
 def read_architecture(checkpoint: Checkpoint) -> Architecture:

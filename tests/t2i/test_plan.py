@@ -20,10 +20,10 @@ def store_of(groups, folder):
     return GroupStore(folder)
 
 
-def plan_of(groups, folder, method=PAIRS, ties="drop"):
+def plan_of(groups, folder, method=PAIRS, ties="drop", pairs="extremes"):
     log = SkipLog()
     store = store_of(groups, folder)
-    return make_plan(store, method, ties, log), log, store
+    return make_plan(store, method, ties, log, pairs=pairs), log, store
 
 
 def test_candidates_are_sorted_best_first_with_their_pictures(tmp_path, shape_groups):
@@ -101,4 +101,37 @@ def test_the_easiest_groups_are_those_with_the_widest_difference(tmp_path, shape
     wide = {0: (0.0, 0.3), 1: (0.9, 0.0), 2: (0.0, 0.1), 3: (0.5, 0.0)}
     groups = [dataclasses.replace(group, labels=wide[i]) for i, group in enumerate(shape_groups(4))]
     plan, _, _ = plan_of(groups, tmp_path / "g")
-    assert plan.easiest().tolist() == [1, 3, 0, 2]
+    assert plan.easiest(0).tolist() == [1, 3, 0, 2]
+
+
+def test_equal_differences_are_shuffled_by_the_seed_and_all_equal_ones_are_refused(tmp_path, shape_groups):
+    groups = [dataclasses.replace(g, labels=(1.0 + (i < 3), 0.0)) for i, g in enumerate(shape_groups(24))]
+    plan, _, _ = plan_of(groups, tmp_path / "g")
+    order = plan.easiest(0).tolist()
+    assert {*order[:3]} == {0, 1, 2}
+    assert {*order[3:]} == {*range(3, 24)}
+    assert order[3:] != sorted(order[3:])
+    assert plan.easiest(0).tolist() == order != plan.easiest(1).tolist()
+    equal, _, _ = plan_of(groups[3:], tmp_path / "equal")
+    with pytest.raises(UserError, match="the labels of all 21 groups differ by 1"):
+        equal.easiest(0)
+
+
+def test_all_pairs_of_a_ranking(tmp_path, shape_groups):
+    a, b = shape_groups(2)
+    ranking = dataclasses.replace(
+        a,
+        candidates=(*a.candidates, b.candidates[0], b.candidates[1]),
+        labels=(0.2, 0.9, 0.2, 0.1),
+        seed=(5, 6, 7, 8),
+    )
+    plan, _, store = plan_of([b, ranking], tmp_path / "g", pairs="all")
+    assert [plan[i].row for i in range(len(plan))] == [0, 1, 1, 1, 1, 1]  # of six pairs one is a tie
+    assert [plan[i].seeds for i in range(1, 6)] == [(6, 5), (6, 7), (6, 8), (5, 8), (7, 8)]
+    assert plan[3].labels == (0.9, 0.1)
+    assert picture_bytes(store, plan[3]) == [ranking.candidates[1], ranking.candidates[3]]
+    assert plan.easiest(0).tolist()[:2] == [0, 3]  # 1.0 and 0.8; the gaps of rank follow
+    kept, _, _ = plan_of([b, ranking], tmp_path / "k", ties="keep", pairs="all")
+    assert len(kept) == 7
+    with pytest.raises(UserError, match=r"data\.pairs is all, and kto does not take pairs"):
+        plan_of([b], tmp_path / "s", dataclasses.replace(SINGLES, candidates=None), pairs="all")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -90,7 +91,13 @@ def test_the_numbers_that_early_stopping_may_watch_are_those_of_a_validation(tra
     assert seen == known
 
 
-def test_a_curriculum_is_one_key(train):
-    ended = train("data.order=curriculum")
+def test_a_curriculum_is_one_key(train, shape_groups):
+    ended = train("data.order=curriculum", "data.cache=cold")
+    assert ended.code == 2
+    assert "the labels of all 24 groups differ by 1: none is easier than another" in ended.told
+    assert not Path("cold").exists() or not any(Path("cold").rglob("*.safetensors"))
+    graded = [replace(group, labels=(i / 10, 0.0)) for i, group in enumerate(shape_groups(8), 1)]
+    write_groups(iter(graded), "graded")
+    ended = train("data.order=curriculum", "data.path=graded")
     assert (ended.code, Path("run/summary.json").is_file()) == (0, True), ended.err
     assert train("data.order=hard").code == 2

@@ -50,6 +50,23 @@ def test_the_seed_of_each_picture_goes_with_it(groups, shape_groups, tmp_path):
     assert plan_of(half, tmp_path / "half", PNAPO())[1].summary() == "1 no generation seeds"
 
 
+def test_noise_of_another_model_is_left_out_and_named(groups, tmp_path):
+    """A seed says nothing of the noise in another model's latents."""
+    drawn_by = [("tiny-sdxl", "tiny-sdxl"), ("tiny-sdxl", "tiny-sd3"), ("nobody/knows", None), ("tiny-sd3",) * 2]
+    write_groups((dataclasses.replace(g, model=m) for g, m in zip(groups, drawn_by, strict=True)), tmp_path / "set")
+    write_groups((dataclasses.replace(g, model=("tiny-sd3",) * 2) for g in groups), tmp_path / "none")
+    model, told = TextToImageModel(find_checkpoint("tiny-sdxl")), []
+    data = DataConfig(path=str(tmp_path / "set"), cache=str(tmp_path / "cache"))
+    prepared = prepare(model, data, PNAPO().build(256), 0, told.append)
+    assert [prepared.train[i].row for i in range(len(prepared.train))] == [0, 2]
+    assert "2 drawn by a model of another family" in told[0]
+    with pytest.raises(UserError, match="tiny-sd3, which drew them, is of another family"):
+        prepare(model, data.model_copy(update={"path": str(tmp_path / "none")}), PNAPO().build(256), 0, told.append)
+    plain = prepare(model, data, DiffusionDPO().build(256), 0, told.append)
+    assert len(plain.train) == 4
+    assert told[-1] == "4 groups have a caption for each candidate, and diffusion_dpo trains on these"
+
+
 def test_noise_belongs_to_whole_pictures_of_one_size(groups, tmp_path):
     with pytest.raises(UserError, match=r"these are 32 x 32; set data.resolution to their size"):
         plan_of(groups, tmp_path / "other", PNAPO(), resolution=64)
