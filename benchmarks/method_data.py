@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from palate.datasets.parquet import read_groups, write_groups
 from palate.datasets.shapes.oracle import judge, read
 from palate.datasets.shapes.prompts import CATEGORIES, COUNTS, Prompt, all_prompts, draw_prompts, is_held_out
 from palate.datasets.shapes.raters import oracle_rater
+from palate.errors import UserError
 from palate.t2i.build.captions.answers import Answer
 from palate.t2i.build.captions.dual import draft, finish
 from palate.t2i.build.captions.rules import RulePerturber
@@ -34,10 +35,12 @@ from palate.t2i.models.model import TextToImageModel
 from palate.t2i.models.sampling import Sampling, sampling_for
 from palate.t2i.prepare import prepare
 from palate.t2i.recipe import DataConfig
+from palate.training.disk import write_json
 
-FORMS = ("groups", "winners", "hybrid", "perturb", "tpo")
+FORMS = ("groups", "winners", "hybrid", "perturb", "tpo", "prompts")
 """`groups`: four pictures and their labels. `winners`: the best of each. `hybrid`, `perturb`: with DCPO's captions of
-that name. `tpo`: the best picture twice, with a caption that fits and one that does not."""
+that name. `tpo`: the best picture twice, with a caption that fits and one that does not. `prompts`: no picture at all,
+see `prompts_file`."""
 
 
 @dataclass(frozen=True)
@@ -82,22 +85,44 @@ def make_data(name: str, folder: Path, size: Size) -> None:
     """Write every form of the data of the tiny model `name` into `folder`, and its encoded latents and prompts.
 
     What is there stays.
+
+    Raises UserError: the folder's data are of another size.
     """
+    require_size(folder, size)
     model = TextToImageModel(find_checkpoint(name))
     sampling = sampling_of(model, size)
     _write(folder / "groups", lambda: _drawn(model, size.groups, size, sampling, held_out=False))
     _write(folder / "errors", lambda: _drawn(model, size.error_groups, size, sampling, held_out=True))
     groups = [group.sorted_by_label() for group in read_groups(folder / "groups") if not group.is_tie]
     _write(folder / "winners", lambda: map(_winner, groups))
+    prompts_file(folder).write_text("".join(f"{group.prompt}\n" for group in read_groups(folder / "groups")))
     for mode in ("hybrid", "perturb", "tpo"):
         _write(folder / mode, lambda mode=mode: _captioned(groups, mode))
     for form in ("groups", "hybrid", "perturb", "tpo"):
         _write(folder / f"{form}-shuffled", lambda form=form: _shuffled(list(read_groups(folder / form))))
     # Once for all runs, which only read.
     every = RankDPO().build(1)
-    for form in (*FORMS, *(f"{form}-shuffled" for form in FORMS if form != "winners"), "errors"):
+    for form in sorted(file.parent.name for file in folder.glob("*/whole")):
         method = replace(every, fewest=1)
         prepare(model, DataConfig(path=str(folder / form), cache=str(folder / "cache")), method, 0, lambda line: None)
+
+
+def prompts_file(folder: Path) -> Path:
+    """The prompts of all groups, one a line, in a folder of data."""
+    return folder / "prompts.txt"
+
+
+def require_size(folder: Path, size: Size) -> None:
+    """Claim an empty or new folder for data of `size`.
+
+    Raises UserError: its data are of another size, or say nothing of theirs.
+    """
+    file = folder / "size.json"
+    if not file.exists() and not (folder / "groups").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(file, asdict(size))
+    if read_json(file) != asdict(size):
+        raise UserError(f"the data in {folder} are of another size; name another folder with --folder")
 
 
 def _write(folder: Path, groups: Any) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from method_online import train_online
-from method_run import Job, Trained, train_offline
+from method_online import ONLINE
+from method_run import OFFLINE, Job, Way
 
 MODELS = ("tiny-sdxl", "tiny-sd3")
+SEEDS = (0, 1, 2)
+"""Of each row and of each control."""
 
 _Settings = Mapping[str, Any]
 
@@ -21,22 +22,20 @@ class Entry:
 
     method     the recipe's `method` section
     form       of the data; see `method_data.FORMS`
-    card       whether it is one of the six whose gain must lie above zero
     control    whether it is run with shuffled labels too
     settings   by model: what is changed of the method's section, and `training`, what is changed of the recipe's
     note       what must be known to read its numbers
-    why        by model: why a method of the card shows no gain there, where it does not
-    train      `(job, data folder, run folder) -> Trained`: another function where a method samples its own pictures
+    why        by model: why it shows no gain there, where it does not
+    way        how it is trained: another one where a method samples its own pictures
     """
 
     method: _Settings
     form: str = "groups"
-    card: bool = False
     control: bool = True
     settings: Mapping[str, _Settings] = field(default_factory=dict)
     note: str = ""
     why: Mapping[str, str] = field(default_factory=dict)
-    train: Callable[[Job, Path, Path], Trained] = train_offline
+    way: Way = OFFLINE
 
     def job(self, name: str, model: str, **others: Any) -> Job:
         """The job of this row for a model; `name` is the row's."""
@@ -57,33 +56,30 @@ def _flow(beta: float, **others: Any) -> Mapping[str, _Settings]:
 _SLOW = {"training": {"learning_rate": 1e-3}}
 
 ENTRIES: dict[str, Entry] = {
-    "diffusion_dpo": Entry(_dpo(), card=True, settings=_flow(50)),
+    "diffusion_dpo": Entry(_dpo(), settings=_flow(50)),
     "mapo": Entry(
         {"name": "mapo", "beta": 2.4, "steps": 10},
-        card=True,
         settings={"tiny-sdxl": _SLOW, "tiny-sd3": _SLOW},
         note="Without a reference the sigmoid also sees which of the two pictures is harder to denoise. At the paper's "
-        "T that decides it, pair by pair, and no setting that was tried gained; a small T leaves it near its middle, "
-        "so that every pair counts alike.",
+        "T that decides it, pair by pair, and no setting that was tried on the tiny SDXL gained; a small T leaves it "
+        "near its middle, so that every pair counts alike.",
     ),
-    "rank_dpo": Entry({"name": "rank_dpo", "beta": 500}, card=True, settings=_flow(25)),
+    "rank_dpo": Entry({"name": "rank_dpo", "beta": 500}, settings=_flow(25)),
     "dcpo": Entry(
         {"name": "dcpo", "beta": 500},
         form="hybrid",
-        card=True,
         settings=_flow(100),
         note="Its captions come from the oracle, which tells it more than the other methods are told.",
     ),
     "inpo": Entry(
         {"name": "inpo", "beta": 2000},
-        card=True,
         settings=_flow(100, eta=0.7),
         note="A tiny model's inversion of a picture ends at noise of too small a variance, which its sampler never "
         "meets; on the tiny SD3 a larger share eta of the sampler's own noise makes up for it.",
     ),
     "spo": Entry(
         {"name": "spo"},
-        card=True,
+        form="prompts",
         control=False,
         settings={
             "tiny-sdxl": {"training": {"learning_rate": 3e-3}},
@@ -91,14 +87,16 @@ ENTRIES: dict[str, Entry] = {
         },
         note="It learns from pictures that it draws of the same prompts while it trains, and the oracle judges every "
         "step of them: more than the labels that the others get. The budget counts its rollouts too.",
-        train=train_online,
+        way=ONLINE,
     ),
     "d3po": Entry(
         {"name": "d3po"},
+        form="prompts",
         control=False,
         settings={"tiny-sdxl": _SLOW, "tiny-sd3": _SLOW},
-        note="As for SPO, but the oracle judges the finished pictures.",
-        train=train_online,
+        note="It learns from pictures that it draws of the same prompts while it trains, and the oracle judges the "
+        "finished ones. The budget counts its rollouts too.",
+        way=ONLINE,
     ),
     "dpo_ipo": Entry(_dpo(objective="ipo", beta=50), settings=_flow(10)),
     "dpo_hinge": Entry(_dpo(objective="hinge"), settings=_flow(50)),

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from method_run import BACKWARD, FORWARD, Job, Trained
+from method_data import prompts_file
+from method_run import BACKWARD, FORWARD, Job, Trained, Way
+from method_settings import settings_of, without_steps
 
-from palate.datasets.parquet import read_groups
+from palate.errors import UserError
 from palate.t2i.models.model import TextToImageModel
 from palate.t2i.online.fit import align_online
 from palate.t2i.online.recipe import OnlineRecipe
@@ -21,32 +23,50 @@ from palate.training.recipe import read_recipe
 
 
 def train_online(job: Job, data: Path, folder: Path) -> Trained:
-    """Train from prompts, as `palate train` does.
+    """Train from prompts, as `palate train` does, with a number of steps that the budget holds.
 
-    What a step costs depends on how many pairs come about: one step is made first and counted, and the budget divided
-    by it.
+    What a step costs depends on how many pairs come about, and the learning rate falls with the steps: one step is made
+    first and counted, and the budget divided by it; a run that costs more than the budget is made anew with as many
+    steps as its own cost allows.
     """
-    prompts = data / "prompts.txt"
-    prompts.write_text("".join(f"{group.prompt}\n" for group in read_groups(data / "groups")), encoding="utf-8")
+    prompts = prompts_file(data)
     with tempfile.TemporaryDirectory() as scratch, _counted() as trial:
-        align_online(_recipe(job, prompts, Path(scratch) / "run", steps=1), say=lambda line: None)
-    steps = max(1, job.evaluations // trial["evaluations"])
-    recipe = _recipe(job, prompts, folder, steps)
-    started, cpu = time.perf_counter(), time.process_time()
-    with _counted() as counted:
-        summary = align_online(recipe, say=lambda line: None)
-    return Trained(
-        lora=summary.final,
-        steps=summary.step,
-        groups_per_step=recipe.training.batch_size,
-        counted=counted["evaluations"],
-        seconds=time.perf_counter() - started,
-        cpu_seconds=time.process_time() - cpu,
-        peak_memory_gib=summary.training["peak_memory_gib"],
-    )
+        align_online(online_recipe(job, prompts, Path(scratch) / "run", steps=1), say=lambda line: None)
+
+    def attempt(steps: int) -> Trained:
+        recipe = online_recipe(job, prompts, folder / f"{steps}-steps", steps)
+        started, cpu = time.perf_counter(), time.process_time()
+        with _counted() as counted:
+            summary = align_online(recipe, say=lambda line: None)
+        return Trained(
+            lora=summary.final,
+            settings=settings_of(recipe),
+            steps=summary.step,
+            groups_per_step=recipe.training.batch_size,
+            counted=counted["evaluations"],
+            seconds=time.perf_counter() - started,
+            cpu_seconds=time.process_time() - cpu,
+            peak_memory_gib=summary.training["peak_memory_gib"],
+        )
+
+    return within(job.evaluations, job.evaluations // trial["evaluations"], attempt)
 
 
-def _recipe(job: Job, prompts: Path, folder: Path, steps: int) -> OnlineRecipe:
+def within(budget: int, steps: int, attempt: Callable[[int], Trained]) -> Trained:
+    """The first attempt, from `steps` downwards, that costs no more than the budget.
+
+    Raises UserError: the budget does not hold one step.
+    """
+    while steps:
+        trained = attempt(steps)
+        if trained.counted <= budget:
+            return trained
+        steps = steps * budget // trained.counted
+    raise UserError(f"a budget of {budget:,} evaluations does not hold one step")
+
+
+def online_recipe(job: Job, prompts: Path, folder: Path, steps: int) -> OnlineRecipe:
+    """The shipped recipe of the tiny model and the method, with the job's settings and so many steps."""
     values = read_recipe(recipe_file(f"{job.model}-{job.method['name']}"), [])
     values |= {"method": {**values["method"], **job.method}, "validation": {}}
     values["data"] = {"path": str(prompts), "cache": str(prompts.parent / "cache")}
@@ -65,6 +85,12 @@ def _recipe(job: Job, prompts: Path, folder: Path, steps: int) -> OnlineRecipe:
         **job.training,
     }
     return OnlineRecipe.model_validate(values)
+
+
+ONLINE = Way(
+    lambda job: without_steps(settings_of(online_recipe(job, prompts_file(Path("data")), Path("run"), steps=1))),
+    train_online,
+)
 
 
 @contextmanager

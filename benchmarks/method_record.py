@@ -26,6 +26,15 @@ def keep(section: str, values: dict[str, Any]) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         record = read_record()
         record.setdefault(section, {}).update(values)
-        write_text(RECORD, json.dumps(record, indent=1, sort_keys=True) + "\n")
+        write_text(RECORD, _laid_out(record) + "\n")
     finally:
         os.close(lock)
+
+
+def _laid_out(value: Any, depth: int = 0) -> str:
+    """JSON with a line for each field of a run, whatever is in it."""
+    if depth == 3 or not isinstance(value, dict):
+        return json.dumps(value, sort_keys=True)
+    pad = " " * (depth + 1)
+    lines = [f"{pad}{json.dumps(key)}: {_laid_out(value[key], depth + 1)}" for key in sorted(value)]
+    return "{\n" + ",\n".join(lines) + f"\n{pad[1:]}}}" if lines else "{}"

@@ -1,36 +1,24 @@
-"""One run of the comparison: a method trains a tiny model's LoRA, and what it learned is measured."""
+"""One run of the comparison: a method trains a tiny model's LoRA within its budget, and what it learned is measured."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from itertools import combinations
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from method_data import Size, evaluation_prompts, evaluation_seeds, make_data, read_json, sampling_of
-from torch import nn
+from method_data import Size
+from method_measure import measure
+from method_settings import settings_of
 
-from palate.datasets.shapes.oracle import judge
 from palate.t2i.align import align
-from palate.t2i.gallery import load_lora
-from palate.t2i.generate import generate
-from palate.t2i.methods import SFT
-from palate.t2i.models.checkpoint import find_checkpoint
-from palate.t2i.models.model import TextToImageModel
-from palate.t2i.prepare import prepare
-from palate.t2i.recipe import DataConfig, Recipe
+from palate.t2i.recipe import Recipe
 from palate.t2i.recipes import recipe_file
-from palate.t2i.task import AlignmentTask
-from palate.training.disk import write_json
 from palate.training.recipe import read_recipe
 
 FORWARD, BACKWARD = 1, 2
 """Network evaluations, in the cost of a forward pass."""
-_ERROR_DRAWS = 4
 
 
 @dataclass(frozen=True)
@@ -61,18 +49,39 @@ class Job:
         """Its name in the record."""
         return "/".join([self.name, self.model, *(["shuffled"] if self.shuffled else []), str(self.seed)])
 
+    def frame(self, size: Size) -> dict[str, Any]:
+        """Under what it runs: runs of another frame cannot be compared with it."""
+        return {**asdict(size), "evaluations": self.evaluations, "pictures": self.pictures}
+
 
 @dataclass(frozen=True)
 class Trained:
-    """A run's LoRA and what it took; `counted`: the network evaluations of its steps."""
+    """A run's LoRA and what it took.
+
+    settings  what decided its result, see `settings_of`
+    counted   the network evaluations of its steps
+    """
 
     lora: Path
+    settings: dict[str, Any]
     steps: int
     groups_per_step: int
     counted: int
     seconds: float
     cpu_seconds: float
     peak_memory_gib: float
+
+
+@dataclass(frozen=True)
+class Way:
+    """How methods of a kind are trained.
+
+    settings  `(job)` -> what will decide a run's result, as far as it is known before; part of `Trained.settings`
+    train     `(job, data folder, run folder) -> Trained`
+    """
+
+    settings: Callable[[Job], dict[str, Any]]
+    train: Callable[[Job, Path, Path], Trained]
 
 
 def train_offline(job: Job, data: Path, folder: Path) -> Trained:
@@ -82,6 +91,7 @@ def train_offline(job: Job, data: Path, folder: Path) -> Trained:
     summary = align(recipe, say=lambda line: None)
     return Trained(
         lora=summary.final,
+        settings=settings_of(recipe),
         steps=summary.step,
         groups_per_step=recipe.training.batch_size,
         counted=per_group * recipe.training.batch_size * summary.step,
@@ -121,17 +131,22 @@ def offline_recipe(job: Job, data: Path, folder: Path) -> tuple[Recipe, int]:
     return Recipe.model_validate(values), per_group
 
 
-def run(job: Job, folder: Path, size: Size, train: Any = train_offline) -> dict[str, Any]:
+OFFLINE = Way(lambda job: settings_of(offline_recipe(job, Path("data"), Path("run"))[0]), train_offline)
+
+
+def run(job: Job, folder: Path, size: Size, way: Way = OFFLINE) -> dict[str, Any]:
     """Train and measure. Returns the job's record; its run folder is left for a look."""
     data = folder / "data" / job.model
     out = folder / "runs" / f"{job.part}-{job.key.replace('/', '-')}-{time.time_ns():x}"
-    trained: Trained = train(job, data, out)
+    trained = way.train(job, data, out)
     started = time.process_time()
     measured = measure(job.model, str(trained.lora), job.part, data, size)
     return {
         "method": dict(job.method),
         "training": dict(job.training),
         "form": job.form,
+        "settings": trained.settings,
+        "frame": job.frame(size),
         "steps": trained.steps,
         "groups_per_step": trained.groups_per_step,
         "evaluations": trained.counted,
@@ -141,61 +156,3 @@ def run(job: Job, folder: Path, size: Size, train: Any = train_offline) -> dict[
         "measuring_seconds": round(time.process_time() - started, 1),
         **measured,
     }
-
-
-def base(name: str, part: str, folder: Path, size: Size) -> dict[str, Any]:
-    """The base model's measures, made once."""
-    file = folder / "data" / name / f"base-{part}.json"
-    if not file.exists():
-        make_data(name, folder / "data" / name, size)
-        write_json(file, measure(name, None, part, folder / "data" / name, size))
-    return read_json(file)
-
-
-def measure(name: str, lora: str | None, part: str, data: Path, size: Size) -> dict[str, Any]:
-    """The oracle's verdicts, how different a prompt's pictures are, and the errors on pairs that nobody learned from.
-
-    right          one digit a picture, prompt after prompt, 1 where the picture shows what its prompt asks for
-    diversity      mean over prompts of the mean distance of two pictures of the prompt: root mean square of the
-                   difference of their pixels in [0, 1]
-    winner_error, loser_error   mean denoising errors with the same times and noise for every model
-    """
-    model = TextToImageModel(find_checkpoint(name))
-    pipeline = load_lora(model, lora)
-    prompts = [prompt.text for prompt in evaluation_prompts(part, size.prompts) for _ in range(size.images)]
-    seeds = evaluation_seeds(part, size).ravel().tolist()
-    pictures = list(generate(model, prompts, seeds, sampling_of(model, size), pipeline))
-    right = [judge(prompt, picture).correct for prompt, picture in zip(prompts, pictures, strict=True)]
-    pixels = np.stack([np.asarray(picture, dtype=np.float32) / 255 for picture in pictures])
-    pixels = pixels.reshape(size.prompts, size.images, -1)
-    apart = [((pixels[:, i] - pixels[:, j]) ** 2).mean(axis=-1) ** 0.5 for i, j in combinations(range(size.images), 2)]
-    return {
-        "right": "".join("01"[verdict] for verdict in right),
-        "diversity": round(float(np.mean(apart)), 5),
-        **_errors(model, getattr(pipeline, model.family.network), data),
-    }
-
-
-@dataclass(frozen=True)
-class _AsItIs:
-    """A policy that is only asked."""
-
-    network: nn.Module
-
-    @contextmanager
-    def reference(self) -> Iterator[nn.Module]:
-        raise AssertionError("errors without a reference")
-        yield self.network
-
-    def save(self, folder: Path) -> None:
-        raise AssertionError("nothing was trained")
-
-
-def _errors(model: TextToImageModel, network: nn.Module, data: Path) -> dict[str, float]:
-    method = SFT().build(elements=1)  # its metrics are the plain errors of best and worst
-    config = DataConfig(path=str(data / "errors"), cache=str(data / "cache"))
-    ready = prepare(model, config, method, seed=0, say=lambda line: None)
-    drawn = ready.train.subset([i for _ in range(_ERROR_DRAWS) for i in range(len(ready.train))])
-    task = AlignmentTask(model, _AsItIs(network), method, replace(ready, held_out=drawn), seed=0, micro_batch=30)
-    numbers = task.validate()
-    return {name: round(numbers[name], 6) for name in ("winner_error", "loser_error")}

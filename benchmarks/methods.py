@@ -6,8 +6,9 @@
     python benchmarks/methods.py search --methods mapo --models tiny-sd3 --set beta=0.1,1 training.learning_rate=1e-3
     python benchmarks/methods.py render                                 # docs/methods.md from docs/methods.json
 
-Each run is a process of its own on one thread. A finished one is kept in docs/methods.json as it ends, with the
-settings and the command that made it, and is not run again; one whose settings have changed since is.
+Each run is a process of its own on one thread. A finished one is kept in docs/methods.json as it ends, with all its
+settings, the size and budget, and the command that made it. It is not run again unless one of these is another now, a
+shipped recipe's settings too, or it took more than its budget.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import json
 import multiprocessing
 import os
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,11 @@ from typing import Any
 import torch
 import yaml
 from method_data import Size
-from method_entries import ENTRIES, MODELS
+from method_entries import ENTRIES, MODELS, SEEDS
+from method_measure import base
 from method_record import PAGE, keep, read_record
-from method_run import Job, base, run
+from method_run import Job, run
+from method_settings import holds
 from method_table import render
 
 SEARCH_SEED = 100
@@ -53,12 +56,15 @@ def main() -> None:
     done = read_record().get(section, {})
     jobs = {key: job for key, job in jobs.items() if not _is_done(done.get(key), job)}
     print(f"{len(jobs)} runs to do", flush=True)
-    keep("about", {**asdict(Size()), "evaluations": Job.evaluations, "pictures": Job.pictures})
+    if not jobs:
+        return
+    size = Size()
+    keep("about", next(iter(jobs.values())).frame(size))
     part = "report" if options.what == "run" else "search"
     for model in dict.fromkeys(job.model for job in jobs.values()):
-        found = base(model, part, options.folder, Size())
+        found = base(model, part, options.folder, size)
         keep("base", {f"{model}/{part}": found})
-    work = partial(_work, folder=options.folder)
+    work = partial(_work, folder=options.folder, size=size)
     with multiprocessing.get_context("spawn").Pool(options.processes, maxtasksperchild=1) as pool:
         for key, outcome in pool.imap_unordered(work, jobs.items()):
             if isinstance(outcome, str):
@@ -79,7 +85,7 @@ def _jobs(options: argparse.Namespace) -> dict[str, Job]:
     grid = [[(key, value) for value in values] for key, values in map(_grid, options.set)]
     jobs = {}
     # Seed by seed, so that the whole table is there early and gets narrower.
-    default = [SEARCH_SEED] if options.what == "search" else [0, 1, 2]
+    default = [SEARCH_SEED] if options.what == "search" else SEEDS
     for seed, model, name in itertools.product(options.seeds or default, options.models, options.methods):
         entry = ENTRIES[name]
         if options.shuffled and not entry.control:
@@ -112,20 +118,20 @@ def _changed(job: Job, changes: dict[str, Any]) -> Job:
 
 
 def _is_done(record: dict[str, Any] | None, job: Job) -> bool:
-    if record is None:
+    if record is None or record["evaluations"] > job.evaluations:
         return False
-    wanted = {"method": dict(job.method), "training": dict(job.training), "form": job.form}
-    return all(record[name] == value for name, value in json.loads(json.dumps(wanted)).items())
+    framed = record.get("frame") == job.frame(Size()) and record["form"] == job.form
+    return framed and holds(record["settings"], ENTRIES[job.name].way.settings(job))
 
 
-def _work(item: tuple[str, Job], folder: Path) -> tuple[str, dict[str, Any] | str]:
+def _work(item: tuple[str, Job], folder: Path, size: Size) -> tuple[str, dict[str, Any] | str]:
     key, job = item
     torch.set_num_threads(1)
     logs = folder / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     with (logs / f"{os.getpid()}.log").open("w") as log, redirect_stdout(log), redirect_stderr(log):
         try:
-            return key, run(job, folder, Size(), ENTRIES[job.name].train)
+            return key, run(job, folder, size, ENTRIES[job.name].way)
         except Exception as error:  # the other runs go on
             return key, f"{type(error).__name__}: {error}; see {log.name}"
 
