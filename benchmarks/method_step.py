@@ -1,7 +1,10 @@
 """The speed of a step of each method against Diffusion-DPO's: pictures per CPU second, in turns, in one run.
 
-    python benchmarks/method_step.py --model tiny-sdxl
-    python benchmarks/method_step.py --methods mapo inpo rank_dpo --record    # and into docs/methods.json
+    python benchmarks/method_step.py                                          # every row that learns from data
+    python benchmarks/method_step.py --models tiny-sdxl tiny-sd3 --record     # and into docs/methods.json
+    python benchmarks/method_step.py --methods mapo inpo rank_dpo
+
+On a GPU seconds stand in place of CPU seconds. docs/methods.json keeps what was measured for each model and machine.
 
 All take steps of equally many pictures: 16 pairs, or 8 groups of four. `forward` is one forward pass of the policy over
 these pictures without gradient: InPO's step is held against Diffusion-DPO's and the forward passes that it adds.
@@ -11,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import platform
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,9 +26,9 @@ from typing import Any
 import numpy as np
 import torch
 from dpo_step import GROUPS, Job, span, spread, training
-from method_entries import ENTRIES
+from method_entries import ENTRIES, MODELS
 from method_record import keep
-from method_run import train_offline
+from method_run import OFFLINE
 from pydantic import TypeAdapter
 from turns import Step, Turn, take_turns
 
@@ -37,10 +41,11 @@ from palate.t2i.build.samples import png
 from palate.t2i.method import Method
 from palate.t2i.methods import MethodConfig
 from palate.t2i.models.architectures import find_architecture
+from palate.training.loader import to_device
 from palate.training.task import Visit
 
 YARDSTICK, FORWARD = "diffusion_dpo", "forward"
-METHODS = [name for name, entry in ENTRIES.items() if entry.train is train_offline and name != YARDSTICK]
+METHODS = [name for name, entry in ENTRIES.items() if entry.way is OFFLINE and name != YARDSTICK]
 _AT_ONCE = 4  # methods beside the yardstick in one run: each side holds a model of its own
 _K = 4  # pictures a group
 
@@ -61,58 +66,75 @@ def write_rankings(folder: Path, count: int, k: int = 4) -> None:
 @contextmanager
 def method_side(job: Job, name: str) -> Iterator[Step]:
     """A training step of a row's method."""
-    method = method_of(name)
-    k = len(method.pick(_K))
-    with training(replace(job, pairs=2 * job.pairs // k), method) as (step, _):
+    method = method_of(name, job.model)
+    with training(replace(job, pairs=2 * job.pairs // _compared(method)), method) as (step, _):
         yield step
 
 
 @contextmanager
 def forward_side(job: Job) -> Iterator[Step]:
     """One pass of the policy over a step's pictures, without gradient."""
-    with training(job, method_of(YARDSTICK)) as (_, task):
+    with training(job, method_of(YARDSTICK, job.model)) as (_, task):
         batch = task.collate([task.item(Visit(position, position)) for position in range(job.pairs)])
-        batch = task.prepared.source.finish(batch)
-        clean = batch["mean"]
-        noisy, _, times = ForwardNoise().apply(task.model.process, clean, batch["draws"], task.model.predict)
+        batch = task.prepared.source.finish(to_device(batch, task.model.device))
+        process, noise = task.model.process, ForwardNoise()
+        noisy, _, times = noise.apply(process, batch["mean"], batch["draws"], task.model.predict)
 
         def step() -> None:
             with torch.no_grad():
-                task.model.predict(task.network, noisy, times, batch["conditions"])
+                task._ask(batch["conditions"], task.network, noisy, times)
 
         yield step
 
 
-def method_of(name: str) -> Method:
-    """A row's method."""
-    config: Any = TypeAdapter(MethodConfig).validate_python(dict(ENTRIES[name].method))
+def method_of(name: str, model: str) -> Method:
+    """A row's method, with its settings for a model."""
+    config: Any = TypeAdapter(MethodConfig).validate_python(ENTRIES[name].job(name, model).method)
     return config.build(elements=1)
 
 
+def _compared(method: Method) -> int:
+    """How many pictures stand beside each other, from a group of `_K`."""
+    return method.compared(len(method.pick(_K)))
+
+
 def summarise(job: Job, turns: dict[str, list[Turn]]) -> dict[str, Any]:
-    """By side: pictures per CPU second, and the ratio to Diffusion-DPO's turn in the same round."""
-    pictures, rows = 2 * job.pairs, {}
-    for name, taken in turns.items():
-        k = 2 if name == FORWARD else method_of(name).compared(len(method_of(name).pick(_K)))
-        ratios = [dpo.cpu_seconds / turn.cpu_seconds for turn, dpo in zip(taken, turns[YARDSTICK], strict=True)]
+    """By side: pictures per second, and the ratio to Diffusion-DPO's turn in the same round; CPU seconds on a CPU."""
+    basis = "seconds" if job.device.type == "cuda" else "cpu_seconds"
+    per, pictures, rows = basis.removesuffix("s"), 2 * job.pairs, {}
+    took = {name: [getattr(turn, basis) for turn in taken] for name, taken in turns.items()}
+    for name, taken in took.items():
+        k, calls = 2, 0.0
+        if name != FORWARD:
+            method = method_of(name, job.model)
+            k = _compared(method)
+            calls = method.calls(k)
         rows[name] = {
-            "pictures_per_cpu_second": spread([pictures / turn.cpu_seconds for turn in taken]),
-            "groups_per_cpu_second": spread([pictures / k / turn.cpu_seconds for turn in taken]),
-            "ratio": spread(ratios),
-            "peak_memory_gib": max(turn.peak_gib for turn in taken),
+            f"pictures_per_{per}": spread([pictures / one for one in taken]),
+            f"groups_per_{per}": spread([pictures / k / one for one in taken]),
+            "ratio": spread([dpo / one for one, dpo in zip(taken, took[YARDSTICK], strict=True)]),
+            "peak_memory_gib": max(turn.peak_gib for turn in turns[name]),
         }
-        calls = 0 if name == FORWARD else method_of(name).calls(2)
-        if calls and FORWARD in turns:
-            counted = zip(taken, turns[YARDSTICK], turns[FORWARD], strict=True)
-            over = [t.cpu_seconds / (dpo.cpu_seconds + calls * one.cpu_seconds) for t, dpo, one in counted]
-            rows[name]["over_counted_cost"] = spread(over)
+        if calls and FORWARD in took:
+            counted = zip(taken, took[YARDSTICK], took[FORWARD], strict=True)
+            rows[name]["over_counted_cost"] = spread([one / (dpo + calls * forward) for one, dpo, forward in counted])
     return rows
+
+
+def machine_of(job: Job) -> str:
+    """What the steps run on, for people."""
+    if job.device.type == "cuda":
+        return torch.cuda.get_device_name()
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{(names or [platform.processor() or platform.machine()])[0]}, {job.threads} thread(s)"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="tiny-sdxl", help="a checkpoint")
-    parser.add_argument("--methods", nargs="+", choices=METHODS)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=["tiny-sdxl"])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, help="all that learn from data")
     parser.add_argument("--pairs", type=int, default=16, help="pairs a step; groups of four are half as many")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each side")
     parser.add_argument("--steps", type=int, default=10, help="steps a turn")
@@ -120,26 +142,41 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help="keep the result in docs/methods.json")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        resolution = find_architecture(options.model).resolution
-        job = Job(options.model, resolution, options.pairs, 16, options.threads, 0, False, "none", scratch)
-        write_rankings(Path(scratch) / "pairs", max(GROUPS, 2 * job.pairs))
-        rows = {}
-        names = options.methods or METHODS
-        for start in range(0, len(names), _AT_ONCE):
-            sides: dict[str, Any] = {YARDSTICK: partial(method_side, name=YARDSTICK), FORWARD: forward_side}
-            sides |= {name: partial(method_side, name=name) for name in names[start : start + _AT_ONCE]}
-            rows |= summarise(job, take_turns(sides, job, job.threads, options.rounds, options.steps))
-    if options.record:
-        command = f"python benchmarks/method_step.py --model {options.model} --rounds {options.rounds} --record"
-        keep("speed", {f"{options.model}/{name}": {**row, "command": command} for name, row in rows.items()})
-    print(json.dumps(rows, indent=2) if options.json else _table(rows))
+    found = {}
+    for model in options.models:
+        with tempfile.TemporaryDirectory() as scratch:
+            resolution = find_architecture(model).resolution
+            job = Job(model, resolution, options.pairs, 16, options.threads, 0, False, "none", scratch)
+            found[model] = rows = measure(job, options.methods, options.rounds, options.steps)
+        if options.record:
+            machine = machine_of(job)
+            command = f"python benchmarks/method_step.py --models {model} --methods {' '.join(options.methods)}"
+            command += f" --pairs {job.pairs} --rounds {options.rounds} --steps {options.steps}"
+            command += f" --threads {job.threads} --record"
+            kept = {"machine": machine, "command": command}
+            keep("speed", {f"{model}/{name}/{machine}": {**row, **kept} for name, row in rows.items()})
+        if not options.json:
+            print(f"{model} on {machine_of(job)}\n{_table(rows)}", flush=True)
+    if options.json:
+        print(json.dumps(found, indent=2))
+
+
+def measure(job: Job, methods: list[str], rounds: int, steps: int) -> dict[str, Any]:
+    """By side, what `summarise` gives; the yardstick's and the forward pass's are those of the last methods."""
+    write_rankings(Path(job.scratch) / "pairs", max(GROUPS, 2 * job.pairs))
+    rows: dict[str, Any] = {}
+    for start in range(0, len(methods), _AT_ONCE):
+        sides: dict[str, Any] = {YARDSTICK: partial(method_side, name=YARDSTICK), FORWARD: forward_side}
+        sides |= {name: partial(method_side, name=name) for name in methods[start : start + _AT_ONCE]}
+        rows |= summarise(job, take_turns(sides, job, job.threads, rounds, steps))
+    return rows
 
 
 def _table(rows: dict[str, Any]) -> str:
-    lines = [f"{'':16}{'pictures/CPU-s':>28}{'x Diffusion-DPO':>28}{'peak GiB':>10}"]
+    cpu = "pictures_per_cpu_second" in rows[YARDSTICK]
+    lines = [f"{'':16}{'pictures/CPU-s' if cpu else 'pictures/s':>28}{'x Diffusion-DPO':>28}{'peak GiB':>10}"]
     for name, row in rows.items():
-        speed, ratio = span(row["pictures_per_cpu_second"]), span(row["ratio"])
+        speed, ratio = span(row["pictures_per_cpu_second" if cpu else "pictures_per_second"]), span(row["ratio"])
         over = f"  {span(row['over_counted_cost'])} of the counted cost" if "over_counted_cost" in row else ""
         lines.append(f"{name:16}{speed:>28}{ratio:>28}{row['peak_memory_gib']:>10.2f}{over}")
     return "\n".join(lines)

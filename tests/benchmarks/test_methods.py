@@ -1,12 +1,13 @@
-"""The comparison of the methods: its data, its budget, and the page that is made of its record."""
+"""The comparison of the methods: its data, its budget, and what its record holds."""
 
 from __future__ import annotations
 
 import io
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, get_args
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -14,13 +15,17 @@ import palate
 from palate.datasets.group import Group
 from palate.datasets.shapes.prompts import is_held_out
 from palate.datasets.shapes.world import Shape, render
+from palate.errors import UserError
+from palate.t2i.methods import MethodConfig, OnlineMethodConfig
 
 sys.path.insert(0, str(Path(palate.__file__).parent / "benchmarks"))
 
-from method_data import Size, _captioned, _shuffled, caption_of, evaluation_prompts, evaluation_seeds
-from method_entries import ENTRIES, Entry
-from method_run import offline_recipe
-from method_table import render as page
+from method_data import Size, _captioned, _shuffled, caption_of, evaluation_prompts, evaluation_seeds, require_size
+from method_entries import ENTRIES
+from method_online import _counted, within
+from method_run import Trained, offline_recipe, train_offline
+from method_step import _compared, method_of, write_rankings
+from methods import _is_done
 
 
 def _png(*shapes: Shape) -> bytes:
@@ -78,6 +83,7 @@ def test_the_losers_caption_is_changed_and_the_winners_fits():
         ("mapo", 2 * 3, 16, 333),
         ("rank_dpo", 4 * 4, 8, 250),
         ("inpo", 2 * (4 + 5), 16, 111),
+        ("seppo", 2 * 4 + 8, 16, 125),
         ("sft", 1 * 3, 32, 333),
     ],
 )
@@ -87,44 +93,67 @@ def test_steps_follow_from_the_budget(name, per_group, groups, steps, tmp_path):
     assert (cost, recipe.training.batch_size, recipe.training.steps) == (per_group, groups, steps)
 
 
-def test_the_page_pools_seeds_and_resamples_prompts():
-    prompts, images = 60, 2
-    rng = np.random.default_rng(0)
-    before = rng.integers(0, 2, prompts * images)
+@pytest.mark.parametrize("name", ["mapo", "inpo", "rank_dpo", "seppo"])
+def test_the_budget_is_what_a_run_asks_of_the_network(name, tmp_path):
+    write_rankings(tmp_path / "groups", 6)
+    job = replace(ENTRIES[name].job(name, "tiny-sdxl"), pictures=4)
+    _, per_group = offline_recipe(job, tmp_path, tmp_path / "run")
+    k = _compared(method_of(name, "tiny-sdxl"))
+    with _counted() as counted:
+        trained = train_offline(replace(job, evaluations=2 * per_group * 4 // k), tmp_path, tmp_path / "run")
+    assert trained.steps == 2
+    assert counted["evaluations"] == trained.counted
 
-    def run(right: np.ndarray) -> dict:
-        return {
-            "method": {"name": "mapo", "beta": 0.1},
-            "training": {},
-            "form": "groups",
-            "steps": 3,
-            "groups_per_step": 16,
-            "cpu_seconds": 1.0,
-            "measuring_seconds": 1.0,
-            "peak_memory_gib": 1.0,
-            "right": "".join(map(str, right)),
-            "diversity": 0.2,
-            "winner_error": 0.11,
-            "loser_error": 0.1,
-        }
 
-    better = np.where(np.arange(before.size) % 3 == 0, 1, before)  # never worse
-    base = {"right": "".join(map(str, before)), "diversity": 0.25, "winner_error": 0.1, "loser_error": 0.1}
-    about = {"prompts": prompts, "images": images, "groups": 6, "per_prompt": 4, "evaluations": 100, "pictures": 8}
-    record = {
-        "about": about,
-        "base": {f"tiny-{family}/{part}": base for family in ("sdxl", "sd3") for part in ("report", "search")},
-        "runs": {
-            "mapo/tiny-sdxl/0": run(better),
-            "mapo/tiny-sdxl/1": run(before),
-            "mapo/tiny-sdxl/shuffled/0": run(before),
-        },
-    }
-    text = page(record, {"mapo": Entry({"name": "mapo"}, card=True, why={"tiny-sdxl": "because"})})
-    each = 100 * (better - before).mean()
-    assert f"{each / 2:+.1f} [" in text
-    assert f"{each:+.1f}, +0.0" in text
-    assert "+10.0 % | +0.0 %" in text
-    assert "above zero for mapo." in text
-    assert "None of them gains." in text
-    assert "because" not in text
+def test_steps_are_taken_off_until_the_budget_holds_them():
+    tried = []
+
+    def attempt(steps: int) -> Any:
+        tried.append(steps)
+        return Trained(Path("lora"), {}, steps, 16, 90 * steps if steps > 11 else 80 * steps, 1.0, 1.0, 1.0)
+
+    assert within(1000, 12, attempt).counted == 880
+    assert tried == [12, 11]
+    with pytest.raises(UserError, match="does not hold one step"):
+        within(70, 1, attempt)
+
+
+def test_a_run_is_done_under_the_same_settings_size_and_budget():
+    for name in ("mapo", "spo"):
+        entry = ENTRIES[name]
+        job = entry.job(name, "tiny-sdxl")
+        settings = entry.way.settings(job)
+        settings["training"] = {"steps": 40, **settings["training"]}  # SPO's steps are known afterwards
+        done = {"form": job.form, "settings": settings, "frame": job.frame(Size()), "evaluations": 32_000}
+        rate = settings["training"]["learning_rate"]
+        assert _is_done(done, job)
+        assert not _is_done(None, job)
+        assert not _is_done({**done, "evaluations": 32_001}, job)
+        assert not _is_done({**done, "frame": job.frame(Size(groups=10))}, job)
+        # What the row does not name is a shipped recipe's, which may change.
+        other = {**settings, "training": {**settings["training"], "learning_rate": 2 * rate}}
+        assert not _is_done({**done, "settings": other}, job)
+        assert not _is_done({**done, "settings": {**settings, "method": {**settings["method"], "beta": 3}}}, job)
+        # A method may have got a setting since; only where it is given is the run another one.
+        older = {key: value for key, value in settings["method"].items() if key not in ("beta", "snr", "sides")}
+        assert _is_done({**done, "settings": {**settings, "method": older}}, job) == ("beta" not in job.method)
+
+
+def test_settings_of_the_shipped_recipe_are_recorded():
+    settings = ENTRIES["spo"].way.settings(ENTRIES["spo"].job("spo", "tiny-sd3"))
+    told = {name: settings["method"][name] for name in ("k", "steps", "threshold", "scale", "divert_start", "guidance")}
+    assert told == {"k": 2, "steps": 10, "threshold": 0.2, "scale": 4.0, "divert_start": 1, "guidance": 1.0}
+    assert set(told) <= set(settings["given"])
+    assert ENTRIES["spo"].job("spo", "tiny-sd3").form == "prompts"
+
+
+def test_data_of_another_size_are_not_taken(tmp_path):
+    require_size(tmp_path, Size())
+    require_size(tmp_path, Size())
+    with pytest.raises(UserError, match="another size"):
+        require_size(tmp_path, Size(groups=10))
+
+
+def test_the_table_has_every_method():
+    configs = [*get_args(MethodConfig), *get_args(OnlineMethodConfig)]
+    assert {entry.method["name"] for entry in ENTRIES.values()} == {config().name for config in configs}
