@@ -50,9 +50,9 @@ class StepAware:
     tokenizer: str | None = None
 
     def prepare_tensor(self, images: Tensor) -> Tensor:
-        """The normalised middle squares of float images `[n, 3, H, W]` in [0, 1], `[n, 3, 224, 224]`; differentiable.
+        """The normalised middle squares of float images `[n, 3, H, W]`, black 0 and white 1, `[n, 3, 224, 224]`; differentiable.
 
-        By the reference's filter: bicubic without antialiasing, which PickScore's has.
+        By the reference's filter: bicubic without antialiasing, which PickScore's has, and clamped after it.
         """
         side, shortest = self.tower.image_size, min(images.shape[-2:])
         height, width = (int(length * side / shortest + 0.5) for length in images.shape[-2:])

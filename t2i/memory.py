@@ -87,6 +87,9 @@ def savings_of(work: Workload) -> dict[str, int]:
         "training.precision=bf16": replace(work, precision="bf16", dtype=work.dtype if full else "bfloat16"),
         "training.ema=null": replace(work, ema=False),
     }
+    if work.knob and work.candidates > 2:
+        few = work.candidates // 2
+        changes[f"half of {work.knob}"] = replace(work, images=work.images // work.candidates * few, candidates=few)
     if full:
         changes["model.tuning=lora"] = replace(work, tuning="lora", dtype=lora_dtype)
         changes["training.optimizer.name=adafactor"] = replace(work, optimizer="adafactor")

@@ -21,6 +21,7 @@ class Workload:
         images: pictures in one forward pass: `candidates` for each group of a micro-batch.
         candidates: pictures of one group; of an online method the latents of one prompt.
         parts: losses that a micro-batch has in turn, each of so many images; see `training.task.TaskInParts`.
+        knob: the recipe's key that sets how many candidates there are, for advice; None where there are two.
         calls: further forward passes for each picture in a step, without gradient (an inversion's, a rival's).
         dtype: of the frozen weights of a LoRA run and of the checkpoint as loaded otherwise.
         precision: of autocast; weights that are trained are float32.
@@ -35,6 +36,7 @@ class Workload:
     targets: tuple[str, ...] | None = None
     images: int = 2
     candidates: int = 2
+    knob: str | None = None
     parts: int = 1
     calls: float = 0
     dtype: str = "bfloat16"
@@ -97,6 +99,7 @@ def workload_of(
         targets=model.lora.targets,
         images=candidates * training.micro_batch,
         candidates=candidates,
+        knob="the number of candidates" if method is not None and method.candidates is None else None,
         calls=0 if method is None else method.calls(candidates),
         dtype=settled_dtype(model.dtype, model.tuning, training.precision),
         precision=training.precision,

@@ -56,7 +56,7 @@ def train(task: Task, config: TrainingConfig, folder: Path, *, recipe: dict[str,
     trained_parameters(task.network)  # refuses before anything is written
     with ExitStack() as stack:
         stack.enter_context(full_disk_explained(f"training in {folder}"))
-        stack.enter_context(out_of_memory_explained(config.micro_batch))
+        stack.enter_context(out_of_memory_explained(config.micro_batch, getattr(task, "memory_keys", ())))
         paths = on_main(accelerator, lambda: run_folder.create(folder))
         on_main(accelerator, lambda: stack.enter_context(locked(folder)))
         found, finished = on_main(accelerator, lambda: _look(paths, config, recipe))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -27,8 +27,8 @@ def peak_memory_gib(device: torch.device) -> float:
 
 
 @contextmanager
-def out_of_memory_explained(micro_batch: int) -> Iterator[None]:
-    """Turn an out-of-memory error into a PalateError that says what to try."""
+def out_of_memory_explained(micro_batch: int, others: Sequence[str] = ()) -> Iterator[None]:
+    """Turn an out-of-memory error into a PalateError that says what to try; `others` are keys of the task's own."""
     try:
         yield
     except (
@@ -37,9 +37,10 @@ def out_of_memory_explained(micro_batch: int) -> Iterator[None]:
     ) as error:  # torch.OutOfMemoryError is a RuntimeError, the CPU's is no more than that
         if not isinstance(error, MemoryError) and not any(sign in str(error).lower() for sign in _SIGNS):
             raise
-        smaller = f"training.micro_batch below {micro_batch}, " if micro_batch > 1 else ""
+        smaller = "".join(f"a smaller {name}, " for name in others)
+        smaller += f"training.micro_batch below {micro_batch}, " if micro_batch > 1 else ""
         raise PalateError(
             f"out of memory at training.micro_batch {micro_batch}; try {smaller}training.gradient_checkpointing=true, "
             "training.precision=bf16, training.optimizer.name=adafactor, or a smaller image size; the same command "
-            "resumes from the last checkpoint"
+            "goes on from the last checkpoint, if there is one"
         ) from error

@@ -21,7 +21,7 @@ from .recipe import dump_recipe
 # What may change between two starts of one run: how long, how fast, how shown; nothing that changes a step's result.
 # Data and weights may be moved or named otherwise: `require_same_data` and `require_same_weights` look at what they
 # hold; the cache holds nothing that cannot be made again.
-_FREE = {"data.path", "data.cache", "model.path"} | {
+_FREE = {"data.path", "data.cache", "model.path", "method.judge.weights"} | {
     f"training.{key}"
     for key in (
         "steps",

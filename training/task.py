@@ -30,7 +30,8 @@ class Task(Protocol):
     Optional attribute: `flops_per_group: float`, the floating-point operations of one group's forward and backward
     passes; with it the log shows the model-FLOPs utilisation. Optional attribute: `easiest`, the numbers of all groups
     from easy to hard, int64 `[groups]`; with it the run visits them in that order. Optional attribute:
-    `at_step(step)`, called on every process before each optimizer step, counted from 0.
+    `at_step(step)`, called on every process before each optimizer step, counted from 0. Optional attribute:
+    `memory_keys`, keys of the recipe whose smaller values take less memory, for the advice when there is too little.
     """
 
     network: torch.nn.Module

@@ -53,4 +53,5 @@ class D3PO(OnlineSettings):
             rollout_batch=self.rollout_batch,
             learned_rows=self.pictures,
             temperature=self.beta,
+            knob="pictures",
         )

@@ -79,4 +79,5 @@ class SPO(OnlineSettings):
             rollout_batch=self.rollout_batch,
             learned_rows=2 if settings.inner_steps else 1,
             temperature=self.beta,
+            knob="k",
         )

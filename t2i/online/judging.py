@@ -28,7 +28,7 @@ class PictureJudge:
     Attributes:
         name: what it is called.
         fingerprint: changes with its weights and settings.
-        ask: `(prompts, pixels [n, 3, H, W] in [0, 1], thousandths [n], failures) -> scores [n]`.
+        ask: `(prompts, pixels [n, 3, H, W], thousandths [n], failures) -> scores [n]`.
         reason: why a picture had no score the last time that one had none.
     """
 
@@ -39,7 +39,7 @@ class PictureJudge:
 
     @torch.no_grad()
     def score(self, prompts: Sequence[str], pixels: Tensor, thousandths: Tensor) -> Tensor:
-        """One float32 each, `[n]` on the device of `pixels`; higher is better.
+        """One float32 each, `[n]` on the device of `pixels [n, 3, H, W]`, of `decode_pixels`; higher is better.
 
         NaN for a picture that the judge refuses, or that is broken: of one colour, or with pixels that are no numbers.
         """
@@ -75,8 +75,8 @@ def open_judge(settings: JudgeSettings, family: str, device: torch.device | str)
 
 
 def to_pictures(pixels: Tensor) -> list[Image.Image]:
-    """Pictures of pixels `[n, 3, H, W]` in [0, 1], 8 bits each."""
-    levels = (pixels * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    """Pictures of pixels `[n, 3, H, W]`, 8 bits each; what is beyond black and white is cut."""
+    levels = (pixels.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(picture) for picture in levels]
 
 
@@ -102,5 +102,5 @@ def _step_aware(settings: JudgeSettings, family: str, device: torch.device | str
 
 def _whole(pixels: Tensor) -> Tensor:
     """Which pictures `[n]` show something: finite pixels that are not all the same."""
-    rows = pixels.flatten(2)
+    rows = pixels.clamp(0, 1).flatten(2)
     return rows.isfinite().all(2).all(1) & (rows.amax(2) > rows.amin(2)).any(1)

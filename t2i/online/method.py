@@ -66,6 +66,7 @@ class OnlineMethod:
         rollout_batch: latents that go through a network at once without gradient.
         learned_rows: at most so many latents of a prompt go through the policy in one part, each of them twice.
         temperature: beta, for the log.
+        knob: the setting that says how many latents of a prompt go through a network together.
     """
 
     name: str
@@ -77,6 +78,7 @@ class OnlineMethod:
     rollout_batch: int
     learned_rows: int
     temperature: float
+    knob: str
 
 
 def learned_grid(process: NoiseProcess, steps: int) -> Tensor:

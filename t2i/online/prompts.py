@@ -74,6 +74,8 @@ def _texts(data: PromptsConfig) -> Iterator[Any]:
         return _first_column(data, (row for _, row in read_json_rows(path)))
     if path.is_dir():
         return open_prompts(path, data.split)
+    if not path.exists():
+        raise UserError(f"data.path: {path} does not exist; give a file of prompts, one a line, or preference groups")
     return iter(read_prompts(path))
 
 

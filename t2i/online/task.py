@@ -53,11 +53,13 @@ class OnlineTask:
     validation: Callable[[nn.Module], dict[str, float]] | None = None
     network: nn.Module = field(init=False)
     parts: int = field(init=False)
+    memory_keys: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         self.network = self.policy.network
         self.groups = len(self.prompts)
         self.parts = self.method.parts(self.model.process)
+        self.memory_keys = (f"method.{self.method.knob}", "method.rollout_batch")
         self._empty = self.encoded.rows([""])
         self._silent = 0
 

@@ -30,6 +30,7 @@ def online_workload(recipe: OnlineRecipe, method: OnlineMethod, resolution: int 
         targets=model.lora.targets,
         images=candidates * training.micro_batch,
         candidates=candidates,
+        knob=f"method.{method.knob}",
         parts=parts,
         calls=asked * method.rolled(process) / (parts * candidates),
         dtype=settled_dtype(model.dtype, model.tuning, training.precision),

@@ -65,9 +65,12 @@ def clean_estimates(
 
 @torch.no_grad()
 def decode_pixels(model: TextToImageModel, latents: Tensor) -> Tensor:
-    """The pictures of latents `[n, C, h, w]` in the network's units, float32 `[n, 3, H, W]` in [0, 1]."""
+    """The pictures of latents `[n, C, h, w]` in the network's units, float32 `[n, 3, H, W]`, black 0 and white 1.
+
+    Where the autoencoder goes beyond black and white so do they: SPO's model resizes them before it clamps.
+    """
     vae = model.vae
     shift, scale = vae.config.shift_factor or 0.0, vae.config.scaling_factor  # type: ignore[attr-defined]
     at_once = pictures_at_once(latents.shape[-1] * model.latent_shape[1])
     parts = [vae.decode((part / scale + shift).to(vae.dtype)).sample for part in latents.split(at_once)]  # type: ignore[union-attr]
-    return (torch.cat(parts).float().clamp(-1, 1) + 1) / 2
+    return (torch.cat(parts).float() + 1) / 2

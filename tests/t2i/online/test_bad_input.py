@@ -20,7 +20,7 @@ def test_other_prompts_or_another_judge_are_another_run(recipe_for, prompt_file,
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("data.path=nowhere.txt", "nowhere.txt does not exist"),
+        ("data.path=nowhere.txt", "data.path: nowhere.txt does not exist; give a file of prompts"),
         ("data.crop=center", "unknown key `data.crop`"),
         ("method.k=1", "`method.spo.k` is 1, but input should be greater than or equal to 2"),
         ("method.eta=0", "`method.spo.eta` is 0"),
@@ -40,3 +40,24 @@ def test_a_mistake_is_one_line_and_leaves_nothing_behind(override, told, recipe_
     assert told in train(override).told
     assert not Path("run").exists()
     assert Path("prompts.txt").is_file()
+
+
+@pytest.mark.parametrize(("name", "knob"), [("spo", "method.k"), ("d3po", "method.pictures")])
+def test_lost_memory_is_told_with_what_takes_it(name, knob, recipe_for, train, monkeypatch):
+    def lost(*_, **__):
+        raise MemoryError
+
+    recipe = recipe_for("tiny-sdxl", name)
+    Path("recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    monkeypatch.setattr("palate.t2i.online.task.OnlineTask._loss", lost)
+    ended = train()
+    assert ended.code == 1
+    assert f"try a smaller {knob}, a smaller method.rollout_batch, training.micro_batch below 2" in ended.told
+
+
+def test_a_judge_that_was_moved_is_the_same_one(recipe_for, train, tmp_path, monkeypatch):
+    """What it holds is looked at, not where it lies."""
+    recipe = recipe_for("tiny-sdxl", "d3po", training={"steps": 1, "validate_every": None})
+    Path("recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    assert train().code == 0
+    assert "method.judge" not in train("method.judge.weights=elsewhere").told

@@ -92,6 +92,27 @@ def test_a_step_aware_model_is_asked_with_the_time(step_aware_folder):
     assert (judge.score(prompts, pixels, torch.zeros(40)) - expected).abs().max() > 0.01
 
 
+@pytest.mark.parametrize(("family", "published"), [("sd1", "sd15"), ("sdxl", "sdxl")])
+def test_a_family_is_judged_by_its_own_published_model(family, published, step_aware_folder, monkeypatch):
+    asked = []
+
+    def opened(path, *rest):
+        asked.append(path)
+        return open_step_aware(step_aware_folder)
+
+    monkeypatch.setattr("palate.t2i.online.judging.open_step_aware", opened)
+    open_judge(JudgeSettings(), family, "cpu")
+    assert asked == [published]
+
+
+def test_pictures_are_cut_at_black_and_white_for_scorers_and_not_for_a_step_aware_model(step_aware_folder):
+    pixels = torch.tensor([-0.3, 1.4]).repeat(1, 3, 32, 16)
+    assert np.unique(np.asarray(to_pictures(pixels)[0])).tolist() == [0, 255]
+    judge = open_judge(JudgeSettings(weights=str(step_aware_folder)), "sdxl", "cpu")
+    scores = [judge.score(["a"], given, torch.zeros(1)).item() for given in (pixels, pixels.clamp(0, 1))]
+    assert scores[0] != pytest.approx(scores[1], abs=1e-4)  # where it resizes, which comes before it clamps
+
+
 def test_other_weights_are_another_judge(step_aware_folder):
     settings = JudgeSettings(weights=str(step_aware_folder))
     before = open_judge(settings, "sdxl", "cpu").fingerprint

@@ -18,7 +18,7 @@ JUDGES = [recipe.name for recipe in shipped() if recipe.method == "step_aware"]
 def test_each_method_has_a_recipe_for_each_model():
     wanted = {f"{model}-{method}{end}" for method in ("spo", "d3po") for model, end in MODELS}
     assert wanted <= set(ONLINE)
-    assert {"sd15-step-aware", "sdxl-step-aware"} == set(JUDGES)
+    assert {f"{model}-step-aware" for model in ("sd15", "sdxl", "sd3", "tiny-sdxl", "tiny-sd3")} == set(JUDGES)
 
 
 MODELS = [("tiny-sdxl", ""), ("tiny-sd3", ""), ("sdxl", "-lora"), ("sd3", "-lora")]
@@ -40,7 +40,9 @@ def test_an_online_recipe_fits_its_model(name):
 def test_a_judges_recipe_has_the_papers_settings(name):
     recipe = load_recipe(recipe_file(name), [], StepAwareRecipe)
     assert recipe.data.ties == "keep"
-    steps, rate = {"sd15-step-aware": (8000, 3e-6), "sdxl-step-aware": (7000, 1e-6)}[name]
-    assert (recipe.training.steps, recipe.training.learning_rate) == (steps, rate)
-    assert (recipe.method.labels is None) == (name == "sd15-step-aware")
     assert recipe.output.folder == f"runs/{name}"
+    assert find_architecture(recipe.model.path).family == {"sd15": "sd1"}.get(name.split("-")[-3], name.split("-")[-3])
+    if not name.startswith("tiny"):
+        steps, rate = (7000, 1e-6) if name.startswith("sdxl") else (8000, 3e-6)
+        assert (recipe.training.steps, recipe.training.learning_rate) == (steps, rate)
+        assert (recipe.method.labels is None) == (name != "sdxl-step-aware")

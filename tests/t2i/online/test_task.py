@@ -106,10 +106,44 @@ def test_the_judge_sees_decoded_estimates_with_their_times(recipe_for, task_for,
     for prompts, pixels, _, _ in task.judge.asked:
         assert prompts == [task.prompts[0]] * 3 + [task.prompts[2]] * 3
         assert pixels.shape == (6, 3, task.resolution, task.resolution)
-        assert 0 <= pixels.min() < pixels.max() <= 1
+        assert pixels.min() < pixels.max()
     task = task_for(recipe_for("tiny-sd3", "d3po"))
     list(task.losses(batch_of(task, [0, 2])))
     assert [times.unique().tolist() for _, _, times, _ in task.judge.asked] == [[0]]
+
+
+def test_scale_makes_logits_of_scores(recipe_for, task_for, batch_of):
+    """Scores 0 and 0.3: at scale 1 the probabilities differ by tanh(0.15) = 0.149, at 10 by tanh(1.5) = 0.905."""
+    shares = []
+    for scale in (1.0, 10.0):
+        task = task_for(
+            recipe_for("tiny-sdxl", "spo", method={"k": 2, "threshold": 0.5, "scale": scale}),
+            rule=lambda pixels: 0.3 * (torch.arange(len(pixels)) % 2),
+        )
+        parts = list(task.method.rollout(task._scene(batch_of(task, [0, 1]))))
+        shares.append({part.share for part in parts})
+        assert parts[0].scores.flatten().tolist() == pytest.approx([0.0, 0.3, 0.0, 0.3])  # in the judge's own unit
+    assert shares == [{0.0}, {1.0}]
+
+
+def test_d3po_takes_the_steps_of_each_prompt_in_an_order_of_its_own(recipe_for, task_for, batch_of):
+    """As its code does. The orders follow from the positions."""
+    task = task_for(recipe_for("tiny-sdxl", "d3po", method={"steps": 8}))
+    seen: dict[int, list[int]] = {0: [], 1: []}
+
+    def watched(noisy, times, rows):
+        for row in (0, 1):
+            seen[row].append(int(times[rows == row][0]))
+            assert len(times[rows == row].unique()) == 1
+        return torch.zeros_like(noisy)
+
+    for part in task.method.rollout(task._scene(batch_of(task, [0, 2]))):
+        part.errors(watched)
+    falling = [sorted(times, reverse=True) for times in seen.values()]
+    assert falling[0] == falling[1]
+    assert seen[0] != falling[0]
+    assert seen[1] != falling[1]
+    assert seen[0] != seen[1]
 
 
 def test_no_pair_is_no_loss(method, recipe_for, task_for, batch_of):

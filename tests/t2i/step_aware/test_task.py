@@ -63,7 +63,7 @@ def test_the_loss_is_the_formula(path, cached, recipe_for, task_for, start):
         vae = model.vae
         with torch.no_grad():
             decoded = vae.decode(estimate / vae.config.scaling_factor + (vae.config.shift_factor or 0)).sample
-        pixels = F.interpolate((decoded / 2 + 0.5).clamp(0, 1), size=(64, 64), mode="bicubic").clamp(0, 1)
+        pixels = F.interpolate(decoded / 2 + 0.5, size=(64, 64), mode="bicubic").clamp(0, 1)
         scores = pickscore.score_pixels([entry.prompt] * 2, (pixels - MEAN) / STD)
         differences.append(float(scores[0] - scores[1]))
     assert task.prepared.train[0].labels == (1.0, 0.0)
