@@ -95,15 +95,24 @@ class Plan:
         """The same plan with these entries only."""
         return replace(self, table=self.table.take(pa.array(indices, pa.int64())))
 
+    @property
+    def says_nothing(self) -> bool:
+        """Whether every group is a tie, single pictures apart."""
+        labels = self._labels()
+        return labels.shape[1] > 1 and bool((labels[:, 0] == labels[:, -1]).all())
+
+    def _labels(self) -> np.ndarray:
+        """Float64 `[len(self), size]`."""
+        return self.table["labels"].combine_chunks().flatten().to_numpy().reshape(len(self), -1)
+
     def easiest(self, seed: int) -> np.ndarray:
         """The entries from the widest difference of labels, best to worst, to the narrowest; int64 `[len(self)]`.
 
         Curriculum-DPO's order (arXiv 2405.13637), whose labels are ranks. Equal differences are shuffled by the seed:
         they would stand as in the file, prompts of one kind together. Raises UserError where all are equal.
         """
-        labels = self.table["labels"].combine_chunks()
-        flat = labels.flatten().to_numpy().reshape(len(self), -1)
-        difference = flat[:, 0] - flat[:, -1]
+        labels = self._labels()
+        difference = labels[:, 0] - labels[:, -1]
         if len(self) > 1 and difference.min() == difference.max():
             raise UserError(
                 f"data.order is curriculum, but the labels of all {len(self)} groups differ by {difference[0]:g}: none "

@@ -134,6 +134,8 @@ def _report(plan: Plan, log: SkipLog, method: Method, say: Say) -> None:
         say(f"{len(plan)} groups are used, {log.total} left out: {log.summary()}")
         for skipped in [s for s in log.examples if s.reason != "tie"][:5]:
             say(f"  {skipped}")
+    if plan.says_nothing:
+        say(f"all {len(plan)} groups are ties, kept by data.ties: there is no difference to learn from")
     if plan.captioned and "captions" not in method.requires:
         say(f"{plan.captioned} groups have a caption for each candidate, and {method.name} trains on these")
     if plan.rankings:

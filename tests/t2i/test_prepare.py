@@ -23,7 +23,7 @@ from palate.t2i.methods import DiffusionDPO, DiffusionKTO
 from palate.t2i.models.checkpoint import find_checkpoint
 from palate.t2i.models.model import TextToImageModel
 from palate.t2i.plan import make_plan
-from palate.t2i.prepare import open_store, split_by_prompt
+from palate.t2i.prepare import open_store, prepare, split_by_prompt
 from palate.t2i.recipe import DataConfig
 from palate.training.run_folder import RunFolder, keep_data, keep_weights, require_same_data, require_same_weights
 
@@ -239,6 +239,17 @@ def test_a_prompt_is_wholly_held_out_or_not_at_all_whatever_its_captions(tmp_pat
     assert prompts[0] | prompts[1] == {f"prompt {i}" for i in range(20)}
     assert not prompts[0] & prompts[1]
     assert train[0].prompts[0].startswith("one ")
+
+
+def test_a_set_of_ties_that_are_kept_is_told_of(tmp_path):
+    picture, told = make_picture(), []
+    for name, labels in (("ties", (0.5, 0.5)), ("wins", (1.0, 0.0))):
+        write_groups([Group("a", "p", (picture, picture), labels)], tmp_path / name)
+        data = DataConfig(path=str(tmp_path / name), cache=str(tmp_path / "cache"), ties="keep", resolution=32)
+        prepare(TextToImageModel(find_checkpoint("tiny-sdxl")), data, DiffusionDPO().build(256), 0, told.append)
+    assert [line for line in told if "ties" in line] == [
+        "all 1 groups are ties, kept by data.ties: there is no difference to learn from"
+    ]
 
 
 def test_groups_of_one_and_of_two_are_not_mixed_in_one_run(tmp_path):
