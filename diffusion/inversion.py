@@ -1,4 +1,4 @@
-"""Deterministic inversion: the noisy sample from which the network's own sampler would return a given clean one."""
+"""Inversion: the noisy sample from which the network's own sampler would return a given clean one."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def invert(
     eta: float = 0.0,
     noise: Tensor | None = None,
 ) -> Tensor:
-    """Carry `clean [n, ...]` up to x_t at exactly `times [n]` in `steps` deterministic steps, without gradients.
+    """Carry `clean [n, ...]` up to x_t at exactly `times [n]` in `steps` steps, without gradients.
 
     DDIM inversion (arXiv 2010.02502, section 4.3) takes the prediction at the lower end of a step where the sampler
     will take it at the upper end, so sampling returns to `clean` only up to the step size. Each of the `corrections`
@@ -51,9 +51,10 @@ def invert(
     network's slope. Costs steps * (1 + corrections) network calls.
 
     Args:
-        average: step with the mean of all noise estimates so far (ReNoise, arXiv 2403.14602), not with the last one.
+        average: step with the mean of all estimates so far (ReNoise, arXiv 2403.14602), not with the last one: of the
+            noises that the predictions imply; on a flow of the velocities, so that one correction is Heun's step.
         eta: after each step, eta times the standard deviation of the sampler's own step from there is added (InPO,
-            arXiv 2503.18454), as `noise`; 0 adds nothing.
+            arXiv 2503.18454), as `noise`; at 0 nothing is added and the inversion is deterministic.
         noise: standard normal, `[steps, n, ...]`; read where eta > 0.
     """
     assert eta == 0 or noise is not None, "eta > 0 needs the noise of each step"
@@ -67,7 +68,10 @@ def invert(
         for _ in range(corrections):
             prediction = predict(raised, asked_upper)
             if average:
-                estimates.append(process.to_noise(prediction, raised, asked_upper))
+                # A straight path has one velocity: what is found above is meant for the lower end as it stands.
+                flow = process.prediction_type == "flow_prediction"
+                held = (noisy, asked_lower) if flow else (raised, asked_upper)
+                estimates.append(process.to_noise(prediction, *held))
                 raised = _raise_with_noise(process, noisy, torch.stack(estimates).mean(0), lower, upper)
             else:
                 raised = _undo_step(process, noisy, raised, prediction, lower, upper)

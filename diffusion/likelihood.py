@@ -20,7 +20,7 @@ def denoising_error(prediction: Tensor, target: Tensor, reduction: Reduction = "
     so that a temperature for one is not a temperature for the other.
     """
     assert prediction.shape == target.shape, f"prediction {prediction.shape}, target {target.shape}"
-    wide = torch.promote_types(torch.promote_types(prediction.dtype, target.dtype), torch.float32)
+    wide = _wide(prediction, target)
     return reduce_rows((target.to(wide) - prediction.to(wide)).square(), reduction)
 
 
@@ -30,7 +30,8 @@ def residual_overlap(prediction: Tensor, target: Tensor, k: int, reduction: Redu
     Diffusion-SDPO's product of output gradients (arXiv 2511.03317), up to the factor that it has in common with the
     winner's error. `prediction` and `target` are `[B * k, ...]`, k candidates of a group after each other.
     """
-    residual = (prediction.detach().float() - target.float()).unflatten(0, (-1, k))
+    wide = _wide(prediction, target)
+    residual = (prediction.detach().to(wide) - target.to(wide)).unflatten(0, (-1, k))
     return reduce_rows(residual[:, 0] * residual[:, -1], reduction)
 
 
@@ -74,3 +75,7 @@ def reduce_rows(values: Tensor, reduction: Reduction) -> Tensor:
     if reduction == "sum":
         return values.flatten(1).sum(1)
     raise UserError(f"reduction {reduction!r} is unknown; take mean or sum")
+
+
+def _wide(prediction: Tensor, target: Tensor) -> torch.dtype:
+    return torch.promote_types(torch.promote_types(prediction.dtype, target.dtype), torch.float32)

@@ -143,6 +143,23 @@ def test_the_noise_of_eta_is_the_samplers_own():
     torch.testing.assert_close(noisy.double(), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_corrections_are_renoises_which_take_the_mean():
+    """Two steps on the flow, each with the mean of the velocities at its lower and at its tentative upper end."""
+
+    def network(noisy, times):
+        return torch.sin(noisy + 0.003 * times.to(noisy).view(-1, 1, 1, 1))
+
+    corruption = InvertedNoise(steps=2, eta=0.0, corrections=1)
+    clean, draws = clean_groups(), batch(corruption, FLOW)
+    noisy, _, times = corruption.apply(FLOW, clean, draws, network)
+    x, half = clean.flatten(0, 1).double(), times.double() / 2
+    step = (half / 1000).view(-1, 1, 1, 1)
+    for lower in (0 * half, half):
+        first = network(x, lower)
+        x = x + step * (first + network(x + step * first, lower + half)) / 2
+    torch.testing.assert_close(noisy.double(), x, rtol=1e-5, atol=1e-5)
+
+
 def test_an_inverted_latent_is_easier_for_the_network_that_made_it():
     """What InPO is after: the implied noise is what the network itself would say, so its error is small."""
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -131,3 +133,72 @@ def test_implied_noise_is_what_would_have_corrupted(process, normal) -> None:
     clean, noise, times = normal(2, 4), normal(2, 4, seed=1), own_times(process, [0.2, 0.9])
     noisy = process.corrupt(clean, noise, times)
     torch.testing.assert_close(implied_noise(process, noisy, clean, times), noise, rtol=1e-9, atol=1e-9)
+
+
+def bent(noisy: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+    """An answer that depends on the sample and on the time, so that each estimate is another one."""
+    return torch.sin(noisy + 0.003 * times.to(noisy).view(-1, 1))
+
+
+def test_averaged_corrections_of_a_flow_are_heuns_steps(make_process, normal) -> None:
+    """x_u = x_l + (u - l) (v(x_l) + v(x_l + (u - l) v(x_l))) / 2; the second correction takes the mean of three."""
+    process, clean, times = make_process("flow"), normal(2, 6), torch.tensor([600.0, 900.0])
+    for corrections in (1, 2):
+        x, h = clean, (times / 3000)[:, None].double()  # the step in s: a third of the way
+        for number in range(3):
+            lower, upper = times * number / 3, times * (number + 1) / 3
+            velocities = [bent(x, lower)]
+            for _ in range(corrections):
+                mean = sum(velocities) / len(velocities)
+                velocities.append(bent(x + h * mean, upper))
+            x = x + h * sum(velocities) / len(velocities)
+        found = invert(bent, process, clean, times, steps=3, corrections=corrections, average=True)
+        torch.testing.assert_close(found, x, rtol=1e-6, atol=1e-6)
+        last = invert(bent, process, clean, times, steps=3, corrections=corrections)
+        assert (last - x).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("name", ["epsilon", "v_prediction"])
+def test_averaged_corrections_of_stable_diffusion_take_the_mean_noise(make_process, normal, name) -> None:
+    """DDIM's step up, x_u = alpha_u x0hat + sigma_u nhat from x_l, with the mean of the noises found at l and at u."""
+    alpha_bar = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2, 0)
+    clean, x = normal(2, 6), normal(2, 6)
+
+    def noise_hat(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        a, s = alpha_bar[t].sqrt()[:, None], (1 - alpha_bar[t]).sqrt()[:, None]
+        return bent(x, t) if name == "epsilon" else a * bent(x, t) + s * x
+
+    grid = torch.tensor([[-1, 299, 599], [-1, 449, 899]]).unbind(1)
+    for lower, upper in pairwise(grid):
+        below = torch.where(lower < 0, 1.0, alpha_bar[lower])[:, None]
+        above = alpha_bar[upper][:, None]
+
+        def up(n: torch.Tensor, x=x, below=below, above=above) -> torch.Tensor:
+            return above.sqrt() * (x - (1 - below).sqrt() * n) / below.sqrt() + (1 - above).sqrt() * n
+
+        first = noise_hat(x, lower.clamp(min=0))
+        x = up((first + noise_hat(up(first), upper)) / 2)
+    found = invert(bent, make_process(name), clean, grid[-1], steps=2, corrections=1, average=True)
+    torch.testing.assert_close(found, x, rtol=1e-5, atol=1e-5)
+
+
+def test_the_noise_of_eta_is_that_of_each_steps_own_ends(make_process, normal) -> None:
+    """Where the network says 0, a step scales by alpha_u / alpha_l and adds eta times the posterior's deviation."""
+    alpha_bar = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2, 0)
+    clean, noise = normal(1, 6), normal(4, 1, 6, seed=1)
+    vp, flow = clean, clean
+    for number, (lower, upper) in enumerate([(None, 199), (199, 399), (399, 599), (599, 799)]):
+        above, below = alpha_bar[upper], alpha_bar[lower] if lower else 1.0
+        std = ((1 - below) / (1 - above) * (1 - above / below)).sqrt()
+        vp = (above / below) ** 0.5 * vp + 0.3 * std * noise[number]
+        # On the flow the velocity is 0 and x stays; s / t for sigma, (1 - t) / (1 - s) for what is kept of the signal.
+        s, t = number / 5, (number + 1) / 5
+        flow = flow + 0.3 * s / t * (t**2 - ((1 - t) / (1 - s) * s) ** 2) ** 0.5 * noise[number]
+
+    def silent(noisy: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(noisy)
+
+    found = invert(silent, make_process("epsilon"), clean, torch.tensor([799]), steps=4, eta=0.3, noise=noise)
+    torch.testing.assert_close(found, vp, rtol=1e-5, atol=1e-5)
+    found = invert(silent, make_process("flow"), clean, torch.tensor([800.0]), steps=4, eta=0.3, noise=noise)
+    torch.testing.assert_close(found, flow, rtol=1e-5, atol=1e-5)
