@@ -35,7 +35,10 @@ def captions_command(
     captioner: Annotated[str | None, typer.Option(help=_CAPTIONER, show_default=False)] = None,
     perturber: Annotated[str | None, typer.Option(help=_PERTURBER, show_default=False)] = None,
     strength: Annotated[
-        str, typer.Option(help="How much is changed: weak, medium or strong, 40, 60 or 80 % of the words.")
+        str,
+        typer.Option(
+            help="How much is changed: weak, medium or strong, 40, 60 or 80 % (rules: of what says something)."
+        ),
     ] = "medium",
     seed: Annotated[int, typer.Option(min=0, max=2**62, help="Of the changes; another gives other words.")] = 0,
     caption_template: Annotated[str | None, typer.Option(help=_TEMPLATE, show_default=False)] = None,
@@ -118,6 +121,8 @@ def _perturber(
 
 
 def _tell(done: Captioned, plan: CaptionPlan, out: Path, as_json: bool) -> None:
+    from ..datasets.counted import counted
+
     if as_json:
         fields = {"mode": plan.mode, "groups": done.written.groups, "bytes": done.written.bytes, "asked": done.asked}
         fields |= {"shards": [str(shard) for shard in done.written.shards]}
@@ -126,10 +131,9 @@ def _tell(done: Captioned, plan: CaptionPlan, out: Path, as_json: bool) -> None:
             fields[f"{name}_examples"] = [str(example) for example in log.examples]
         typer.echo(json.dumps(fields, ensure_ascii=False))
         return
-    typer.echo(
-        f"{done.written.groups:,} groups with captions ({plan.mode}) to {len(done.written.shards)} shard(s) in {out} "
-        f"({done.written.bytes / 1e6:,.1f} MB)"
-    )
+    groups, shards = counted(done.written.groups, "group"), counted(len(done.written.shards), "shard")
+    size = f"{done.written.bytes / 1e6:,.1f} MB"
+    typer.echo(f"{groups} with captions ({plan.mode}) to {shards} in {out} ({size})")
     for what, log in (("groups left out", done.left_out), ("rows skipped", done.skipped)):
         if log.total:
             typer.echo(f"{what}: {log.summary()}")

@@ -10,7 +10,9 @@ import typer
 
 
 def generate_command(
-    model: Annotated[str, typer.Argument(help="A diffusers folder, a hub id, or tiny-sdxl / tiny-sd3.")],
+    model: Annotated[
+        str, typer.Argument(help="A diffusers folder, a hub id, or a name: sdxl, sd3-medium, tiny-sdxl, ...")
+    ],
     prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="A prompt; may be given again.")] = None,
     prompts: Annotated[
         list[Path] | None, typer.Option(help="A text file, one prompt a line; may be given again.")

@@ -38,7 +38,7 @@ def read_assets(weights: list[str]) -> dict[str, dict[str, str]]:
     """`["pickscore=p", "imagereward.tokenizer=t"]` by scorer and asset. A scorer's own name may hold a dot.
 
     Raises:
-        UserError: a text is of another form, or a scorer has no such asset.
+        UserError: a text is of another form, a scorer has no such asset, or one is named twice.
     """
     from importlib.metadata import EntryPoint
 
@@ -57,7 +57,9 @@ def read_assets(weights: list[str]) -> dict[str, dict[str, str]]:
         entry = find_entry(name)
         if not isinstance(entry, EntryPoint) and asset not in entry.assets:
             raise UserError(f"{name} has no asset {asset!r}; it has {', '.join(entry.assets) or 'none'}")
-        found.setdefault(name, {})[asset] = path
+        if asset in found.setdefault(name, {}):
+            raise UserError(f"--weights names the {asset} of {name} twice; give {found[name][asset]} or {path}")
+        found[name][asset] = path
     return found
 
 

@@ -1,4 +1,4 @@
-"""`palate data synpic PROMPTS --from sdxl,sd3 --with pickscore,hpsv2.1 --out GROUPS`."""
+"""`palate data synpic PROMPTS --from sdxl,sd3-medium --with pickscore,hpsv2.1 --out GROUPS`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from ..t2i.build.synpic.generators import Generator
 
 _FROM = (
-    "Models, with commas between: diffusers folders, hub ids, tiny-sdxl or tiny-sd3. NAME=MODEL gives one a name of "
-    "its own; may be given again."
+    "Models, with commas between: diffusers folders, hub ids, or names (sdxl, sd3-medium, tiny-sdxl, ...). NAME=MODEL "
+    "gives one a name of its own; may be given again."
 )
 _EACH = "NAME=VALUE is for one model; may be given again."
 _SHARD = "I/N: only the I-th of N parts; the last to end writes the groups. `accelerate launch` sets it by itself."
@@ -87,7 +87,7 @@ def synpic_command(
 
 
 def _generators(models: list[str], given: Mapping[str, list[str] | None]) -> list[Generator]:
-    """`["base=sdxl,sd3"]` and each setting's texts as generators."""
+    """`["base=sdxl,sd3-medium"]` and each setting's texts as generators."""
     from ..errors import UserError
     from ..t2i.build.synpic.generators import Generator
 
@@ -124,23 +124,24 @@ def _by_name(setting: str, texts: list[str], names: list[str]) -> dict[str, Any]
 
 
 def _tell(done: SynPic, out: Path, as_json: bool) -> None:
+    from ..datasets.counted import counted
     from ..t2i.build.synpic.build import pictures_folder
     from ..t2i.build.synpic.groups import REPORT
 
     if as_json:
         typer.echo(json.dumps(asdict(done), ensure_ascii=False))
         return
+    drawn = f"{counted(done.drawn, 'picture')} drawn, {done.kept:,} already there"
     if done.groups is None:
-        typer.echo(f"{done.drawn:,} pictures drawn, {done.kept:,} were there; the last of the shards writes the groups")
+        typer.echo(f"{drawn}; the last of the shards writes the groups")
         return
-    typer.echo(
-        f"{done.groups:,} groups of {done.size} candidates, labelled by {done.rater}, in {out} "
-        f"({done.drawn:,} pictures drawn, {done.kept:,} were there)"
-    )
+    groups = f"{counted(done.groups, 'group')} of {done.size} candidates"
+    typer.echo(f"{groups}, labelled by {done.rater}, in {out} ({drawn})")
     if done.ties:
-        typer.echo(f"{done.ties:,} of them are ties: nothing in them is preferred")
+        typer.echo(f"nothing is preferred in {counted(done.ties, 'group')}: ties")
     if done.left_out:
-        typer.echo(f"{done.groups_left_out:,} groups are left out, for {len(done.left_out):,} of their pictures:")
+        pictures = counted(len(done.left_out), "picture")
+        typer.echo(f"{counted(done.groups_left_out, 'group')} left out, for {pictures}:")
         for one in done.left_out[:_SHOWN]:
             typer.echo(f"  {one}")
     if len(done.left_out) > _SHOWN:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import io
+from functools import cache
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from .group import Group
+
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
+"""What is read, by Pillow's names; a camera's MPO is a JPEG. Pillow opens more, some of it (EPS) with another program,
+and a file's name does not tell its format."""
 
 MIN_SIDE = 8
 """Pixels. The VAE of every supported family divides each side by 8, so a smaller picture has no latent."""
@@ -72,11 +77,23 @@ def first_fault(group: Group, min_side: int = MIN_SIDE) -> str | None:
     return None
 
 
+def open_picture(data: bytes) -> Image.Image:
+    """What `FORMATS` make of a file's bytes, its header read only. Raises whatever Pillow's plugins raise."""
+    return Image.open(io.BytesIO(data), formats=_known_formats())
+
+
+@cache
+def _known_formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this Pillow has: it raises KeyError for the name of another."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
 def _open(data: bytes, min_side: int) -> Image.Image:
     if not data:
         raise UnreadableImageError("0 bytes")
     try:
-        image = Image.open(io.BytesIO(data))
+        image = open_picture(data)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnreadableImageError(f"more than {MAX_PIXELS:,} pixels") from error
     except MemoryError:
@@ -135,5 +152,5 @@ def damage(error: Exception) -> str:
     if "truncated" in text.lower() or isinstance(error, EOFError):
         return "truncated"
     if "cannot identify" in text:
-        return "not an image format that Pillow knows"
+        return f"not an image of a format that is read: {', '.join(FORMATS)}"
     return f"damaged: {text or type(error).__name__}"

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from .counted import counted
 from .skips import EXPECTED_REASONS, Skipped
 
 
@@ -81,7 +82,7 @@ class Report:
         if self.unfinished:
             lines.append("the build of this set was stopped before its end: run it again with --resume")
         if self.unreadable_groups:
-            lines.append(f"{_n(self.unreadable_groups, 'group')} with an unreadable picture: training skips them")
+            lines.append(f"{counted(self.unreadable_groups, 'group')} with an unreadable picture: training skips them")
         broken = {reason: count for reason, count in self.skipped.items() if reason not in EXPECTED_REASONS}
         if broken:
             lines.append(f"skipped while reading: {_reasons(broken)}")
@@ -91,9 +92,9 @@ class Report:
             lines.append("no readable group prefers anything: a pairwise method has nothing to learn from")
         for split, shared in self.leaks.items():
             if shared.count:
-                lines.append(f"{_n(shared.count, 'prompt')} also in {split}: scores on it will look too good")
+                lines.append(f"{counted(shared.count, 'prompt')} also in {split}: scores on it will look too good")
         if self.repeated_keys.count:
-            lines.append(f"{_n(self.repeated_keys.count, 'key')} used twice: groups cannot be told apart by it")
+            lines.append(f"{counted(self.repeated_keys.count, 'key')} used twice: groups cannot be told apart by it")
         return lines
 
     @property
@@ -101,13 +102,17 @@ class Report:
         """What may be as it should be, and is worth knowing."""
         lines = []
         if self.same_picture.count:
-            lines.append(f"{_n(self.same_picture.count, 'group')} with the same picture twice: nothing to learn there")
+            lines.append(
+                f"{counted(self.same_picture.count, 'group')} with the same picture twice: nothing to learn there"
+            )
         if self.repeated_groups.count:
-            lines.append(f"{_n(self.repeated_groups.count, 'group')} with the prompt and pictures of an earlier one")
+            lines.append(
+                f"{counted(self.repeated_groups.count, 'group')} with the prompt and pictures of an earlier one"
+            )
         if self.contradictions.count:
-            lines.append(f"{_n(self.contradictions.count, 'repeated group')} with another winner: raters disagree")
+            lines.append(f"{counted(self.contradictions.count, 'repeated group')} with another winner: raters disagree")
         if self.empty_prompts.count:
-            lines.append(f"{_n(self.empty_prompts.count, 'group')} with an empty prompt")
+            lines.append(f"{counted(self.empty_prompts.count, 'group')} with an empty prompt")
         decided = sum(self.wins_by_position.values())
         first = self.wins_by_position.get(0, 0)
         if len(self.wins_by_position) == 1 and max(self.by_size) > 1:
@@ -137,10 +142,6 @@ def spread(counts: Counter[int]) -> Spread | None:
             median = value
             break
     return Spread(min(counts), median, max(counts))
-
-
-def _n(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def _reasons(counts: Mapping[str, int]) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..training.disk import hashed
-from .affine import collapse_layers
+from .affine import collapse_layers, require_head
 from .clip_score import REPOSITORY
 from .clip_tower import ClipTower
 from .pixels import centre_crop, centre_crop_tensor, round_half
@@ -119,12 +119,12 @@ def collapse(state: Mapping[str, Tensor], source: str = "the state dict") -> tup
     if wrong := sorted(wanted ^ state.keys()):
         fault = "lacks" if wrong[0] in wanted else "has the unknown key"
         raise UserError(f"{source} {fault} {wrong[0]}; it should hold layers.{{0,2,4,6,7}}, as {HEAD_FILE} does")
+    layers = [f"layers.{layer}" for layer in LAYERS]
     try:
-        weight, bias = collapse_layers(state, [f"layers.{layer}" for layer in LAYERS])
-    except RuntimeError as error:
-        raise UserError(f"{source}: its layers do not fit on each other ({error})") from None
-    if len(weight) != 1:
-        raise UserError(f"{source} gives {len(weight)} numbers for a picture; the aesthetic head gives one")
+        require_head(state, layers, state["layers.0.weight"].shape[-1])
+    except (ValueError, IndexError) as error:  # IndexError: a single number has no shape
+        raise UserError(f"{source}: its layers do not fit on each other ({error}); is it {HEAD_FILE}?") from None
+    weight, bias = collapse_layers(state, layers)
     return weight[0].float(), bias[0].float()
 
 

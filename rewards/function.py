@@ -18,7 +18,7 @@ class FunctionReward:
 
     Args:
         version: names what the function computes; a later run takes over its scores where it is equal and not "".
-        needs_prompts: whether a picture without a prompt can be scored; the function then gets "".
+        needs_prompts: whether the prompt plays a part; a scoring run gives "" to a function that needs none.
     """
 
     name: str

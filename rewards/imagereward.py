@@ -21,7 +21,7 @@ from transformers.activations import ACT2FN
 
 from ..errors import UserError
 from ..training.disk import hashed
-from .affine import collapse_layers
+from .affine import collapse_layers, require_head
 from .blip_keys import MLP_LAYERS, TEXT, VISION, count_layers, rename_imagereward
 from .blip_prompts import BlipPrompts, open_blip_prompts
 from .pixels import centre_crop, centre_crop_tensor, round_half
@@ -30,6 +30,9 @@ from .weights import find_weights, load_tensors
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072  # the authors' constants: rewards become about standard normal
 REPOSITORY, FILE = "THUDM/ImageReward", "ImageReward.pt"
+TRAINED_FILE, CONFIG_FILE = "imagereward.safetensors", "med_config.json"  # of a reward-model run
+_CONFIG = {"num_attention_heads": int, "hidden_act": str, "layer_norm_eps": float}  # what is taken of a med_config.json
+_LAYERS = [f"mlp.layers.{layer}" for layer in MLP_LAYERS]  # of the head
 _HEAD_WIDTH = 64  # of every attention head in BLIP and BERT; no tensor's shape tells it
 
 
@@ -45,7 +48,7 @@ class ImageReward(ScoresPixels):
         weight, bias: the reward of the text tower's first output is `weight @ x + bias`, float32 `[d]` and `[]`.
         prompts: reads prompts into token ids.
         size: pixels a side of the pictures that `vision` reads; 224 in the official checkpoint.
-        settings: what decides the numbers and was not asked for: the tokenizer that lay beside the weights.
+        settings: what decides the numbers and was not asked for: what lay beside the weights.
     """
 
     vision: BlipVisionModel
@@ -102,30 +105,34 @@ def open_imagereward(
     """Load ImageReward from the official checkpoint or one with its keys, of any size.
 
     Args:
-        weights: a `.pt` or `.safetensors` file, a folder that holds ImageReward.pt, or None for the hub's
-            THUDM/ImageReward (1.8 GB).
+        weights: a `.pt` or `.safetensors` file, a folder that holds ImageReward.pt or is a reward-model run's `final`,
+            or None for the hub's THUDM/ImageReward (1.8 GB).
         config: a `med_config.json` for a text tower that is not built like BERT: its heads, activation and epsilon are
-            taken; all other dimensions are those of the tensors.
-        tokenizer: a folder with BERT's `vocab.txt`; None for the one beside the weights, and where there is none for
-            the hub's bert-base-uncased.
+            taken; all other dimensions are those of the tensors. None for the one beside the weights, if any.
+        tokenizer: a folder with BERT's `vocab.txt` or `tokenizer.json`; None for the one beside the weights, and where
+            there is none for the hub's bert-base-uncased.
         device: where scoring happens.
         dtype: of the two towers; the published numbers are float32's.
 
     Raises:
         UserError: a file cannot be found or read, or does not hold ImageReward.
     """
-    file = find_weights(weights, REPOSITORY, FILE)
+    file = find_weights(weights, REPOSITORY, FILE, TRAINED_FILE)
+    settings: dict[str, Any] = {}
+    built = read_config(config)
+    if config is None and (beside := file.with_name(CONFIG_FILE)).is_file():
+        built = read_config(beside)
+        settings["config"] = {key: built[key] for key in _CONFIG if key in built}
     renamed = rename_imagereward(load_tensors(file), str(file))
     try:
-        vision, text = build_towers(renamed, read_config(config))
-        _require_head(renamed, text.config.hidden_size)
+        vision, text = build_towers(renamed, built)
+        require_head(renamed, _LAYERS, text.config.hidden_size)
     except (RuntimeError, ValueError) as error:  # torch lists every tensor whose shape disagrees with the others'
         reason = str(error).strip().splitlines()[-1].strip()
         raise UserError(f"{file}: its tensors do not fit together ({reason}); is it ImageReward.pt?") from None
     weight, bias = collapse(renamed)
-    beside, settings = file.with_name("vocab.txt"), {}
-    if tokenizer is None and beside.is_file():
-        tokenizer, settings = file.parent, {"tokenizer": _texts_digest(file.parent)}
+    if tokenizer is None and any(file.with_name(name).is_file() for name in ("vocab.txt", "tokenizer.json")):
+        tokenizer, settings["tokenizer"] = file.parent, _texts_digest(file.parent)
     prompts = open_blip_prompts(tokenizer or "bert-base-uncased", text.config.vocab_size, "imagereward")
     return ImageReward(
         vision=vision.to(device, dtype),  # type: ignore[arg-type]
@@ -147,26 +154,12 @@ def _texts_digest(folder: Path) -> str:
     return f"sha256 {state.hexdigest()}"
 
 
-def _require_head(state: Mapping[str, Tensor], width: int) -> None:
-    """Hold the MLP's layers against each other: `width` features go in and one number comes out.
-
-    Raises:
-        ValueError: one does not fit on the one before it. torch itself would stretch a bias of one number.
-    """
-    for layer in MLP_LAYERS:
-        weight, bias = (tuple(state[f"mlp.layers.{layer}.{kind}"].shape) for kind in ("weight", "bias"))
-        outputs = weight[:1] if layer != MLP_LAYERS[-1] else (1,)
-        if weight != (*outputs, width) or bias != outputs:
-            raise ValueError(f"mlp.layers.{layer} has a weight of {weight} and a bias of {bias} behind {width} values")
-        (width,) = outputs
-
-
 def collapse(state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """The MLP and the normalisation as one affine map, computed in float64: weight `[d]` and bias `[]`, float32.
 
     The five linear layers have only dropout between them, and (raw - MEAN) / STD is affine too.
     """
-    weight, bias = collapse_layers(state, [f"mlp.layers.{layer}" for layer in MLP_LAYERS])
+    weight, bias = collapse_layers(state, _LAYERS)
     return (weight[0] / STD).float(), ((bias[0] - MEAN) / STD).float()
 
 
@@ -243,11 +236,11 @@ def read_config(config: str | Path | None) -> dict[str, Any]:
         return {}
     try:
         values = json.loads(Path(config).expanduser().read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # the last for the home of an unknown user
         raise UserError(f"{config} cannot be read as JSON ({error}); give med_config.json or leave it out") from error
     if not isinstance(values, dict):
         raise UserError(f"{config} holds no JSON object; give med_config.json or leave it out")
-    for key, kind in (("num_attention_heads", int), ("hidden_act", str), ("layer_norm_eps", float)):
+    for key, kind in _CONFIG.items():
         if not isinstance(values.get(key, kind()), kind):
             raise UserError(f"{config}: {key} is {values[key]!r}, which is no {kind.__name__}")
     if values.get("hidden_act", "gelu") not in ACT2FN:

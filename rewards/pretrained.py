@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..errors import UserError
 from .quiet import quiet
@@ -14,7 +16,9 @@ _COMPUTED = ("position_ids", "inv_freq", "masked_bias", "attn.bias")
 """Ends of the names of tensors that old checkpoints hold and models now compute."""
 
 
-def load_pretrained(kind: Any, source: str | Path, called: str, advice: str, **options: Any) -> Any:
+def load_pretrained(
+    kind: Any, source: str | Path, called: str, advice: str, spare: Sequence[str] = (), **options: Any
+) -> Any:
     """`kind.from_pretrained(source, **options)`, without code from the checkpoint.
 
     Args:
@@ -22,19 +26,18 @@ def load_pretrained(kind: Any, source: str | Path, called: str, advice: str, **o
         source: a folder, in which `~` is the user's home, or a hub id.
         called: what it should be, for the error's text, with its article.
         advice: what to give in its place.
+        spare: tensors that it may lack.
 
     Raises:
         UserError: it cannot be read, lacks a tensor, has one of another size, or, where it must be a model of this kind
             alone, more of them; transformers would draw the first two at random and drop what is left over.
     """
     path = _at_home(source)
-    if Path(path).is_dir():
-        # Its scores would depend on weights that lie elsewhere.
-        if (Path(path) / "adapter_config.json").is_file():
-            raise UserError(f"{path} is an adapter; merge it into its model and give the whole")
-        # Without one transformers builds a model of its default size.
-        if not (Path(path) / "config.json").is_file():
-            raise UserError(f"{path} cannot be loaded as {called} (it holds no config.json); {advice}")
+    if _is_adapter(path):  # its scores would depend on weights that lie elsewhere
+        raise UserError(f"{path} is an adapter; merge it into its model and give the whole")
+    # Without one transformers builds a model of its default size.
+    if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
+        raise UserError(f"{path} cannot be loaded as {called} (it holds no config.json); {advice}")
     try:
         with quiet():
             model, report = kind.from_pretrained(
@@ -48,7 +51,7 @@ def load_pretrained(kind: Any, source: str | Path, called: str, advice: str, **o
         raise
     except Exception as error:  # no folder, no network, damaged, another kind of model, a pickle with code: a dozen
         raise UserError(f"{path} cannot be loaded as {called} ({_why(path, error)}); {advice}") from error
-    missing = sorted(report["missing_keys"])
+    missing = sorted(set(report["missing_keys"]) - set(spare))
     if missing:
         raise UserError(f"{path} lacks {missing[0]} ({len(missing)} tensors in all); {advice}")
     wrong = sorted(name for name, *_ in report["mismatched_keys"])
@@ -94,6 +97,14 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"KeyError: {error}"  # which says the key alone
     return next((line for line in map(str.strip, str(error).splitlines()) if line), type(error).__name__)
+
+
+def _is_adapter(path: str) -> bool:
+    """Whether a folder, or a repository of the hub or of its cache, is one of peft's."""
+    try:
+        return find_adapter_config_file(path) is not None
+    except Exception:  # neither a folder nor a repository, or no network: loading tells
+        return False
 
 
 def _at_home(source: str | Path) -> str:

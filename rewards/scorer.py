@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import re
 import uuid
@@ -29,17 +30,29 @@ _PLACED = ("device",)  # where a reward is computed is no part of what it says
 
 
 @dataclass(frozen=True)
+class Service:
+    """The other process that computes a scorer: its address, and the versions of the libraries there."""
+
+    address: str
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Label:
     """What is said of a scorer beside its numbers.
 
-    name      its column
-    settings  what decides its numbers, JSON values; scores on record are reused where they are equal
-    scale     what its values are
+    name           its column
+    settings       what decides its numbers, JSON values; scores on record are reused where they are equal
+    scale          what its values are
+    needs_prompts  see `Scorer`
+    service        see `Scorer`
     """
 
     name: str
     settings: Mapping[str, Any]
     scale: str
+    needs_prompts: bool = True
+    service: Service | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -56,8 +69,10 @@ class Scorer:
         name: its column.
         reward: a `PixelReward` or `BatchedReward` is scored in batches, another one picture by picture.
         settings: see `Label`.
-        needs_prompts: whether a picture without a prompt is a failure.
+        needs_prompts: whether a picture without a prompt is a failure. A scorer that needs none is given none, and
+            has one score for a picture, whatever its prompts.
         scale: see `Label`.
+        service: who computes it, where that is not this process.
     """
 
     name: str
@@ -65,11 +80,12 @@ class Scorer:
     settings: Mapping[str, Any] = field(default_factory=dict)
     needs_prompts: bool = True
     scale: str = ""
+    service: Service | None = None
 
     @property
     def label(self) -> Label:
         """The scorer without its networks."""
-        return Label(self.name, self.settings, self.scale)
+        return Label(self.name, self.settings, self.scale, self.needs_prompts, self.service)
 
     @property
     def fingerprint(self) -> str:
@@ -83,7 +99,8 @@ def open_scorer(name: str, **assets: Any) -> Scorer:
     What else decides a reward's numbers, such as the words of a question, it tells by an attribute `settings`.
 
     Raises:
-        UserError: the name or an asset is unknown, or the weights cannot be found or read.
+        UserError: the name or an asset is unknown, the weights cannot be found or read, or the reward's own settings
+            are more than texts, numbers, and lists and mappings of them.
     """
     entry = find_entry(name)
     reward = open_reward(name, **assets)
@@ -111,14 +128,12 @@ def scorer_of(reward: Reward, **settings: Any) -> Scorer:
     the reward has changed.
 
     Args:
-        settings: whatever tells this reward from others of its name, texts, numbers and lists of them.
+        settings: whatever tells this reward from others of its name: texts, numbers, and lists and mappings of them.
 
     Raises:
-        UserError: a setting is something else: what it holds would not be seen.
+        UserError: a setting, of these or of the reward's own, is something else: what it holds would not be seen.
     """
-    for key, value in settings.items():
-        if not _is_plain(value):
-            raise UserError(f"the setting {key} of {reward.name} is a {type(value).__name__}; give a text or a number")
+    _require_plain(settings, reward)
     if isinstance(reward, FunctionReward) and reward.version:
         settings = {"version": reward.version, **settings}
     told = _told(reward) | (settings or {UNNAMED: uuid.uuid4().hex}) | {"palate": __version__}
@@ -162,13 +177,26 @@ def _told(reward: Reward) -> dict[str, Any]:
         return {}
     if not isinstance(settings, Mapping):
         raise UserError(f"the settings of {reward.name} are a {type(settings).__name__}; they must be a mapping")
+    _require_plain(settings, reward)
     return dict(settings)
 
 
+def _require_plain(settings: Mapping[Any, Any], reward: Reward) -> None:
+    for key, value in settings.items():
+        if not (isinstance(key, str) and _is_plain(value)):
+            what = value if isinstance(value, float) else f"a {type(value).__name__}"
+            raise UserError(f"the setting {key} of {reward.name} is {what}; give texts, numbers, or lists of them")
+
+
 def _is_plain(value: Any) -> bool:
+    """Whether its JSON tells all of it, and the same in every process."""
     if isinstance(value, (list, tuple)):
         return all(map(_is_plain, value))
-    return value is None or isinstance(value, (bool, int, float, str))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(one) for key, one in value.items())
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or isinstance(value, (bool, int, str))
 
 
 def _needs_prompts(reward: Reward) -> bool:

@@ -21,7 +21,7 @@ from ..errors import UserError
 from .checkpoint_shards import find_checkpoint, load_checkpoint
 from .clip_t5_model import ClipT5, build_clip_t5, has_vision_tower
 from .pixels import MEAN, normalise, to_rgb
-from .pretrained import load_pretrained
+from .pretrained import load_pretrained, reason_of
 from .reward import Failure, require_pairs, score_prepared
 from .vqa_prompts import VqaPrompts, open_vqa_prompts
 
@@ -150,8 +150,7 @@ def _read_config(folder: Path) -> T5Config:
     try:
         values, _ = T5Config.get_config_dict(folder)
     except (OSError, ValueError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"the configuration in {folder} cannot be read ({reason}); {advice}") from error
+        raise UserError(f"the configuration in {folder} cannot be read ({reason_of(error)}); {advice}") from error
     if values.pop("model_type", None) not in ("clip_t5", "t5"):
         raise UserError(f"the configuration in {folder} is not that of a clip_t5; {advice}")
     return T5Config.from_dict(values)

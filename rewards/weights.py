@@ -12,8 +12,11 @@ from torch import Tensor
 from ..errors import UserError
 
 
-def find_weights(path: str | Path | None, repository: str, name: str) -> Path:
+def find_weights(path: str | Path | None, repository: str, name: str, *others: str) -> Path:
     """The file at `path`, or `name` in that folder, or `name` from the hub's `repository` where `path` is None.
+
+    Args:
+        others: what it may be called in a folder that has no `name`.
 
     Raises:
         UserError: there is no such file, or the hub cannot be reached.
@@ -22,7 +25,7 @@ def find_weights(path: str | Path | None, repository: str, name: str) -> Path:
         return _download(repository, name)
     found = Path(path).expanduser()
     if found.is_dir():
-        found = found / name
+        found = next((found / one for one in (name, *others) if (found / one).is_file()), found / name)
     if not found.is_file():
         raise UserError(f"{found} does not exist; give the path of {name}, or none to take it from {repository}")
     return found

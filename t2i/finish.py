@@ -13,6 +13,7 @@ from .hub import push_to_hub
 from .kohya import save_kohya
 from .model_card import write_model_card
 from .models.checkpoint import Checkpoint
+from .models.hub_ids import official
 from .online.recipe import OnlineRecipe
 from .recipe import Recipe
 
@@ -32,7 +33,7 @@ def finish(
     environment = json.loads(paths.environment.read_text())
     write_model_card(
         summary.final,
-        base_model=recipe.model.path,
+        base_model=official(recipe.model.path),
         family=family.name,
         tuning=recipe.model.tuning,
         recipe=recipe.model_dump(mode="json"),

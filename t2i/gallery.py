@@ -19,6 +19,7 @@ from .fingerprint import lora_fingerprint, whole_fingerprint
 from .generate import generate
 from .models.architectures import find_architecture, require_side
 from .models.checkpoint import find_checkpoint
+from .models.hub_ids import official
 from .models.model import TextToImageModel, quiet
 from .models.sampling import Sampling, sampling_for
 
@@ -94,7 +95,7 @@ def draw_gallery(path: str, wanted: Wanted, folder: Path, advance: Callable[[str
     # A path keeps its name when the weights behind it change; the name of what was drawn with them must not.
     weights = digest(whole_fingerprint(checkpoint), lora_fingerprint(wanted.lora) if wanted.lora else "")
     rows = [
-        {"prompt": prompt, "seed": wanted.seed + i, "model": path, "lora": wanted.lora, "weights": weights}
+        {"prompt": prompt, "seed": wanted.seed + i, "model": official(path), "lora": wanted.lora, "weights": weights}
         | {"steps": sampling.steps, "guidance": sampling.guidance, "resolution": sampling.resolution}
         | {"dtype": str(model.dtype).removeprefix("torch.")}
         for prompt in wanted.prompts

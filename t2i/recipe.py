@@ -20,7 +20,7 @@ class ModelConfig(BaseModel):
     """The checkpoint to align."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-    path: UserPath = Field(description="a diffusers folder, a hub id, or tiny-sdxl / tiny-sd3")
+    path: UserPath = Field(description="a diffusers folder, a hub id, or a name: sdxl, sd3-medium, tiny-sdxl, ...")
     family: str | None = Field(default=None, description="checked against the checkpoint when given")
     revision: str | None = None
     variant: str | None = Field(default=None, description="the weights' file variant, such as fp16")

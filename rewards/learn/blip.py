@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -17,13 +18,11 @@ from transformers import BlipTextModel, BlipVisionModel
 from ...errors import UserError
 from ..blip_keys import MLP_LAYERS, TEXT, VISION, imagereward_keys, rename_imagereward
 from ..blip_prompts import BlipPrompts, open_blip_prompts
-from ..imagereward import FILE, REPOSITORY, build_towers, read_config
+from ..imagereward import CONFIG_FILE, FILE, REPOSITORY, TRAINED_FILE, build_towers, read_config
 from ..pixels import centre_crop, round_half
 from ..weights import find_weights, load_tensors, save_tensors
 from .recipe import BlipConfig
 
-WEIGHTS_FILE = "imagereward.safetensors"
-CONFIG_FILE = "med_config.json"
 _HEAD_WIDTHS = (1024, 128, 64, 16, 1)
 _DROPOUT = {1: 0.2, 3: 0.2, 5: 0.1}  # by place in the head, as the authors train it
 _BERT = "bert-base-uncased"
@@ -104,7 +103,7 @@ class BlipLearner:
         state |= {f"mlp.{name}": tensor for name, tensor in network.head.state_dict().items()}
         layers = network.vision.config.num_hidden_layers, network.text.config.num_hidden_layers
         official = {key: state[name] for key, name in imagereward_keys(*layers).items()}
-        save_tensors(official, folder / WEIGHTS_FILE)
+        save_tensors(official, folder / TRAINED_FILE)
         if self.own_tokenizer:
             self.prompts.tokenizer.save_pretrained(folder)
         if self.med_config:
@@ -112,9 +111,7 @@ class BlipLearner:
 
     def how_to_score(self, folder: Path) -> str:
         """See `Learner`."""
-        own = f" --weights imagereward.tokenizer={folder}" if self.own_tokenizer else ""
-        own += f" --weights imagereward.config={folder / CONFIG_FILE}" if self.med_config else ""
-        return f"--with imagereward --weights imagereward={folder / WEIGHTS_FILE}{own}"
+        return f"--with imagereward --weights {quote(f'imagereward={folder}')}"
 
 
 def open_blip_learner(config: BlipConfig, seed: int) -> BlipLearner:

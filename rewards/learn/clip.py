@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -111,9 +112,9 @@ class ClipLearner:
     def how_to_score(self, folder: Path) -> str:
         """See `Learner`."""
         if self.layout == "pickscore":
-            return f"--with pickscore --weights pickscore={folder}"
-        own = f" --weights hpsv2.1.tokenizer={folder}" if self.tokenizer else ""
-        return f"--with hpsv2.1 --weights hpsv2.1={folder / HPSV2_FILE}{own}"
+            return f"--with pickscore --weights {quote(f'pickscore={folder}')}"
+        own = f" --weights {quote(f'hpsv2.1.tokenizer={folder}')}" if self.tokenizer else ""
+        return f"--with hpsv2.1 --weights {quote(f'hpsv2.1={folder / HPSV2_FILE}')}{own}"
 
 
 def open_clip_learner(config: ClipConfig) -> ClipLearner:

@@ -129,13 +129,14 @@ def table(numbers: dict[str, Any]) -> list[str]:
     rows.append(("all", *(_shown(numbers[key]) for key in columns)))
     widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
     aligned = [_line(row, widths) for row in (titles, *rows)]
-    threshold, temperature, error = (
-        _shown(numbers[key]) for key in ("tie_threshold", "temperature", "calibrated_error")
-    )
+    threshold, temperature = (_shown(numbers[key]) for key in ("tie_threshold", "temperature"))
+    now, then = numbers["calibration_error"], numbers["calibrated_error"]
+    better = then is not None and then < now  # the likelihood's temperature need not be the calibration's
     return [
         *aligned,
         f"threshold: a tie is predicted where the probabilities differ by {threshold} or less",
-        f"temperature {temperature} would make the calibration error {error}",
+        f"temperature fitted to the likelihood: {temperature}"
+        + (f", which would make the calibration error {_shown(then)}" if better else ""),
     ]
 
 

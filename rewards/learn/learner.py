@@ -43,5 +43,5 @@ class Learner(Protocol):
         ...
 
     def how_to_score(self, folder: Path) -> str:
-        """The options of `palate score` that open what `save` wrote into `folder`."""
+        """The options of `palate score` that open what `save` wrote into `folder`, as a shell takes them."""
         ...

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from transformers import AutoModelForImageTextToText
 
 from ...errors import UserError
 from ..hpsv3 import BASE, FILE, PIXELS, REPOSITORY
 from ..hpsv3_model import EMBEDDING, Hpsv3Network, build_head, build_hpsv3, official_name, read_hpsv3_config
 from ..hpsv3_prompts import Hpsv3Prompts, open_hpsv3_prompts
-from ..quiet import quiet
+from ..pretrained import load_pretrained
 from ..qwen_pixels import MERGE, PATCH, fit, patches
 from ..weights import find_weights, load_tensors, save_tensors
 from .adapter import add_adapter, merged
@@ -78,7 +80,8 @@ class VlmLearner:
 
     def how_to_score(self, folder: Path) -> str:
         """See `Learner`."""
-        return f"--with hpsv3 --weights hpsv3={folder / FILE} --weights hpsv3.base={folder}"
+        weights, base = quote(f"hpsv3={folder / FILE}"), quote(f"hpsv3.base={folder}")
+        return f"--with hpsv3 --weights {weights} --weights {base}"
 
 
 def open_vlm_learner(config: VlmConfig, seed: int, frozen: torch.dtype = torch.float32) -> VlmLearner:
@@ -144,22 +147,8 @@ def start_state(base: str, vocabulary: int, spread: float, seed: int) -> dict[st
     Raises:
         UserError: it cannot be loaded, lacks tensors, or has fewer rows than `vocabulary`.
     """
-    from transformers import Qwen2VLForConditionalGeneration
-
-    try:
-        with quiet():
-            loaded: Any = Qwen2VLForConditionalGeneration.from_pretrained(
-                base, dtype="auto", output_loading_info=True, use_safetensors=True
-            )
-    except MemoryError:
-        raise
-    except Exception as error:  # transformers and safetensors raise many kinds on damaged files
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"the weights of {base} cannot be loaded ({reason}); give a whole Qwen2-VL") from error
-    model, found = loaded
-    lacking = sorted(set(found["missing_keys"]) - {"lm_head.weight"})
-    if lacking:
-        raise UserError(f"{base} lacks {len(lacking)} tensors of Qwen2-VL, such as {lacking[0]}; give a whole one")
+    options = {"dtype": "auto", "use_safetensors": True, "spare": ("lm_head.weight",)}
+    model = load_pretrained(AutoModelForImageTextToText, base, "a Qwen2-VL", "give a whole one", **options)
     state = {official_name(f"qwen.{name}"): tensor for name, tensor in model.model.state_dict().items()}
     if len(state[EMBEDDING]) < vocabulary:
         raise UserError(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -44,7 +44,8 @@ def load_tastes(folder: str | Path, device: torch.device | str = "cpu") -> Taste
         UserError: it is not there, damaged, or its two files do not belong together.
     """
     path = Path(folder).expanduser()
-    shape, features, users = _read_settings(path / SETTINGS)
+    settings = _read_settings(path / SETTINGS)
+    shape, users = settings.shape, settings.users
     tensors = load_tensors(path / TENSORS)
     weights = tensors.pop(_USERS, torch.empty(0))
     model = shape.build(torch.Generator())
@@ -52,17 +53,25 @@ def load_tastes(folder: str | Path, device: torch.device | str = "cpu") -> Taste
         raise UserError(f"{path}: {TENSORS} does not hold what {SETTINGS} says; copy both from one place")
     model.load_state_dict(tensors)
     model.to(device).requires_grad_(False).eval()
-    return Tastes(shape, model, dict(zip(users, weights, strict=True)), features)
+    return Tastes(shape, model, dict(zip(users, weights, strict=True)), settings.features)
 
 
-def _read_settings(file: Path) -> tuple[Shape, str, list[str]]:
+@dataclass(frozen=True)
+class _Settings:
+    shape: Shape
+    features: str
+    users: list[str]
+
+
+def _read_settings(file: Path) -> _Settings:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        return Shape(**content["shape"]), str(content["features"]), [str(user) for user in content["users"]]
+        return TypeAdapter(_Settings).validate_json(file.read_bytes(), strict=True)
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror}); give a folder with {SETTINGS}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} is damaged or of another kind ({error}); fit the tastes again") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        reason = ": ".join((*map(str, first["loc"]), first["msg"]))
+        raise UserError(f"{file} is damaged or of another kind ({reason}); fit the tastes again") from None
 
 
 def _sizes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:

@@ -64,7 +64,7 @@ def fit(
 
     Args:
         shape: of the model; its width is the features'.
-        features: kept in the result: whose features the votes hold.
+        features: kept in the result: whose features the votes hold, as the reward's `name`.
         advance: called after each epoch with its number from 1 and its mean loss.
 
     Raises:

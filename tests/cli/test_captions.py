@@ -28,6 +28,7 @@ training: {steps: 2, batch_size: 2, workers: 0}
 validation: {prompts: [a photo of a red circle], steps: 1}
 output: {folder: run}
 """
+LEFT_OUT = "groups left out: 1 tie\n"
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def vlm_folder(tmp_path_factory) -> Path:
 def test_from_groups_to_a_trained_model(palate):
     code, out, err = palate("groups", "--out", "dual", "--mode", "perturb", "--strength", "strong", "--seed", 3)
     assert code == 0, err
-    assert out.startswith("5 groups with captions (perturb) to 1 shard(s) in dual")
+    assert out.startswith("5 groups with captions (perturb) to 1 shard in dual")
     assert out.endswith("groups left out: 1 tie\n  g0: tie\n")
     for group in read_groups("dual"):
         loser, winner = group.captions
@@ -83,6 +84,15 @@ def test_from_groups_to_a_trained_model(palate):
     code, _, err = palate("recipe.yaml", verb=("train",))
     assert code == 0, err
     assert list(Path("run/final").glob("*.safetensors"))
+
+
+def test_the_same_command_again_is_done(palate):
+    arguments = ("groups", "--out", "dual", "--mode", "perturb", "--limit", 2)
+    first, again = palate(*arguments), palate(*arguments)
+    assert first[:2] == (0, "1 group with captions (perturb) to 1 shard in dual (0.0 MB)\n" + LEFT_OUT + "  g0: tie\n")
+    assert again == (0, "1 group with captions (perturb) to 1 shard in dual (0.0 MB)\n" + LEFT_OUT, "")
+    code, _, err = palate(*arguments, "--strength", "weak")
+    assert (code, err) == (2, "palate: dual is not empty: name another folder, or ask to overwrite it\n")
 
 
 def test_tpo_in_json(palate):

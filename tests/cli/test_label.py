@@ -89,7 +89,7 @@ def test_the_summary_tells_ties_and_what_is_left_out(palate, drawn):
     code, out, err = palate(*arguments)
     assert code == 0, err
     assert "prompts left out: 1 fewer than two candidates" in out
-    assert "pictures left out: 3 no score\n  0-1.png: no score (not an image format that Pillow knows)" in out
+    assert "pictures left out: 3 no score\n  0-1.png: no score (not an image of a format that is read: PNG, " in out
     code, out, _ = palate(*arguments, "--overwrite", "--json")
     fields = json.loads(out)
     assert (code, fields["rater"], fields["groups"]) == (0, "frontier(sharpness, jpeg_size)", 7)

@@ -48,7 +48,7 @@ def test_scores_and_then_nothing_more_to_do(score):
     Path("pictures/lime.png").write_bytes(b"no picture")
     code, _, err = score("pictures", "--with", "shapes_oracle, sharpness", "--out", "scores")
     assert code == 0, err
-    assert "no score: lime.png: not an image format that Pillow knows" in err
+    assert "no score: lime.png: not an image of a format that is read: PNG, " in err
     assert err.splitlines()[-2:] == [
         "3 images: shapes_oracle 2 new, 1 without a score; sharpness 2 new, 1 without a score",
         "scores/scores.parquet",
@@ -89,6 +89,10 @@ def test_shards_and_a_column_of_prompts(score):
             "hpsv2.1 has no asset 'head'; it has",
         ),
         (("pictures", "--with", "pickscore", "--weights", "nonsense"), "--weights is 'nonsense'; it is NAME=PATH"),
+        (
+            ("pictures", "--with", "pickscore", "--weights", "pickscore=a", "--weights", "pickscore.weights=b"),
+            "--weights names the weights of pickscore twice; give a or b",
+        ),
         (("pictures", "--with", "sharpness", "--dtype", "int8"), "--dtype is 'int8'; it is float32"),
         (("pictures", "--with", "sharpness", "--shard", "3/2"), "--shard is '3/2'; it is I/N"),
         (("pictures",), "name the images and the scorers"),

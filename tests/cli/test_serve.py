@@ -104,5 +104,8 @@ def test_a_folder_is_scored_by_a_service_as_it_is_here(tmp_path):
         2,
         f"palate: {found[0]} has no scorer 'pickscore'; it has sharpness, jpeg_size\n",
     )
-    for name in ("scores.parquet", "scores.jsonl", "scores.meta.json"):
-        assert (tmp_path / "asked" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
+    assert (tmp_path / "asked/scores.jsonl").read_bytes() == (tmp_path / "here/scores.jsonl").read_bytes()
+    meta, here = (json.loads((tmp_path / out / "scores.meta.json").read_text()) for out in ("asked", "here"))
+    there = {"address": found[0], "versions": here["versions"]}
+    for name in ("sharpness", "jpeg_size"):
+        assert meta["scorers"][name] == {**here["scorers"][name], "service": there}

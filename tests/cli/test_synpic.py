@@ -67,7 +67,7 @@ def test_one_model_twice_with_its_own_settings(palate, lora):
     assert code == 0, err
     assert out.splitlines()[0] == (
         "3 groups of 4 candidates, labelled by win(shapes_oracle, sharpness), in groups "
-        "(12 pictures drawn, 0 were there)"
+        "(12 pictures drawn, 0 already there)"
     )
     groups = list(read_groups("groups"))
     assert [group.prompt for group in groups] == PROMPTS
@@ -97,7 +97,7 @@ def test_several_processes(palate, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     code, out, err = palate("data", "synpic", *BASIC, "--batch-size", 1)
-    assert (code, out) == (0, "2 pictures drawn, 0 were there; the last of the shards writes the groups\n")
+    assert (code, out) == (0, "2 pictures drawn, 0 already there; the last of the shards writes the groups\n")
     assert err == ""  # the first of the processes shows how far they are
     code, out, err = palate("data", "synpic", *BASIC, "--batch-size", 1, "--shard", "1/2")
     assert (code, out.startswith("3 groups of 2 candidates")) == (0, True)
@@ -115,7 +115,7 @@ def test_what_is_left_out_is_named(palate, monkeypatch):
     assert told[1].startswith("one colour: 000003-1.png by tiny-sd3, seed ")
     assert told[1].endswith(", 'a cat of another world'")
     first, *_ = (line for line in out.splitlines() if "left out" in line)
-    assert first == "1 groups are left out, for 2 of their pictures:"
+    assert first == "1 group left out, for 2 pictures:"
     assert "  000003-0.png by tiny-sdxl, seed " in out
     assert out.count("no score (") == 2
 
@@ -157,6 +157,14 @@ def test_a_users_mistake_is_one_line_and_leaves_nothing(palate, arguments, told)
     assert err.startswith(f"palate: {told}"), err
     assert err.count("\n") == 1
     assert sorted(Path().rglob("*")) == before
+
+
+def test_one_is_no_plural(palate):
+    Path("prompts.txt").write_text(f"{PROMPTS[0]} {'very ' * 80}blue")
+    code, out, err = palate("data", "synpic", *BASIC, "--from", "more=tiny-sdxl", "--with", "sharpness")
+    assert code == 0
+    assert out == "1 group of 3 candidates, labelled by win(sharpness), in groups (3 pictures drawn, 0 already there)\n"
+    assert "the text encoder of tiny-sdxl does not read 1 prompt to the end: too long\n" in err
 
 
 def test_other_settings_for_the_same_folder(palate):

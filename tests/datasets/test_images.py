@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 import struct
 import zlib
 
@@ -9,7 +11,8 @@ import pytest
 from PIL import Image
 
 from palate.datasets.group import Group
-from palate.datasets.images import UnreadableImageError, decode, first_fault, image_size, inspect
+from palate.datasets.images import FORMATS, UnreadableImageError, decode, first_fault, image_size, inspect
+from palate.rewards.scoring.picture_file import read_picture
 
 
 def encode(image: Image.Image, format: str = "PNG", **options) -> bytes:
@@ -93,7 +96,7 @@ def test_a_jpeg_that_lacks_only_its_end_is_told(picture):
     ("data", "reason"),
     [
         (b"", "0 bytes"),
-        (b"<html>not found</html>", "not an image"),
+        (b"<html>not found</html>", "not an image of a format that is read: PNG, JPEG, "),
         (encode(Image.new("RGB", (1, 1))), "too small: 1 x 1"),
         (encode(Image.new("RGB", (7, 900))), "too small: 7 x 900"),
         (encode(Image.new("F", (16, 16)), "TIFF"), "float"),
@@ -102,6 +105,38 @@ def test_a_jpeg_that_lacks_only_its_end_is_told(picture):
 def test_the_reason_is_told(data, reason):
     with pytest.raises(UnreadableImageError, match=reason):
         decode(data)
+
+
+@pytest.fixture
+def ghostscript_runs(tmp_path, monkeypatch):
+    """Whether a program called gs, the first on the path, was started."""
+    program = tmp_path / "bin/gs"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)  # Pillow's memory of whether there is one
+    return lambda: (tmp_path / "started").exists()
+
+
+@pytest.mark.parametrize("read", [decode, inspect, image_size, read_picture])
+def test_no_picture_starts_another_program(read, ghostscript_runs):
+    eps = encode(Image.new("RGB", (16, 16)), "EPS")
+    with pytest.raises(ValueError, match="not an image of a format that is read: PNG, JPEG, "):
+        read(eps)
+    assert not ghostscript_runs()
+    with contextlib.suppress(OSError):
+        Image.open(io.BytesIO(eps)).load()
+    assert ghostscript_runs()  # Pillow alone would
+
+
+@pytest.mark.parametrize("format", [*FORMATS, "MPO"])
+def test_every_format_that_is_named_is_read(format):
+    if format not in {*Image.registered_extensions().values()}:
+        pytest.skip(f"this Pillow has no {format}")
+    data = encode(Image.new("RGB", (16, 16), (200, 0, 0)), format)
+    assert pixel(data) == pytest.approx((200, 0, 0), abs=4)
+    assert read_picture(data).size == (16, 16)
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")

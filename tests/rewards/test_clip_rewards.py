@@ -223,8 +223,18 @@ def test_a_wrong_head_is_told(quick_gelu_folder, tmp_path):
         collapse({key: value for key, value in state.items() if key != "layers.7.bias"}, "x.pth")
     with pytest.raises(UserError, match=r"has the unknown key linear.weight"):
         collapse({**state, "linear.weight": torch.zeros(1)}, "x.pth")
-    with pytest.raises(UserError, match="do not fit on each other"):
-        collapse({**state, "layers.2.weight": torch.zeros(8, 3)}, "x.pth")
+    for name, shape in [
+        ("layers.2.weight", (8, 3)),
+        ("layers.2.bias", (1,)),  # torch itself would stretch it
+        ("layers.2.bias", (128, 1)),
+        ("layers.0.weight", ()),
+        ("layers.0.weight", (8,)),
+        ("layers.7.weight", (2, 16)),
+        ("layers.7.bias", ()),
+    ]:
+        with pytest.raises(UserError, match=r"x.pth: its layers do not fit on each other .*; is it sac\+logos") as told:
+            collapse({**state, name: torch.zeros(shape)}, "x.pth")
+        assert "\n" not in str(told.value)
     torch.save(state, tmp_path / "head.pth")
     with pytest.raises(UserError, match=r"reads features of 8 numbers and .* gives 16"):
         open_aesthetic(quick_gelu_folder, tmp_path / "head.pth")

@@ -152,6 +152,23 @@ def test_an_adapter_is_refused_for_its_scores_depend_on_weights_elsewhere(tmp_pa
         load_pretrained(CLIPModel, tmp_path, "a CLIP model", "give one")
 
 
+@pytest.mark.parametrize("listed", [True, False], ids=["whole model too", "adapter alone"])
+def test_an_adapter_of_the_hubs_cache_is_refused_too(gelu_folder, tmp_path, monkeypatch, listed):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    cached = tmp_path / "models--some--model"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs/main").write_text("0" * 40)
+    snapshot = cached / "snapshots" / ("0" * 40)
+    if listed:
+        shutil.copytree(gelu_folder, snapshot)
+        load_pretrained(CLIPModel, "some/model", "a CLIP model", "give one")
+    snapshot.mkdir(parents=True, exist_ok=True)
+    (snapshot / "adapter_config.json").write_text('{"base_model_name_or_path": "some/other"}')
+    with pytest.raises(UserError, match=r"^some/model is an adapter; merge it into its model and give the whole$"):
+        load_pretrained(CLIPModel, "some/model", "a CLIP model", "give one")
+
+
 def test_layers_of_a_part_that_its_config_does_not_count_are_refused(gelu_folder, tmp_path):
     """CLIP's vision tower out of a whole CLIP: the text tower may lie beside it, a third layer of its own may not."""
     shutil.copytree(gelu_folder, tmp_path / "clip")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
@@ -140,6 +142,40 @@ def test_what_a_reward_tells_of_itself_is_part_of_its_settings(monkeypatch):
     monkeypatch.setattr(registry, "entry_points", lambda group: [OWN])
     monkeypatch.setattr(sys.modules[__name__], "Brightness", Asked)
     assert open_scorer("brightness").settings["question"] == "how bright?"
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (object(), "a object"),
+        (torch.arange(9999), "a Tensor"),
+        ([1, object()], "a list"),
+        ({"a": object()}, "a dict"),
+        ({1: "a"}, "a dict"),
+        (math.nan, "nan"),
+        (-math.inf, "-inf"),
+        ([math.nan], "a list"),
+        (Path("x"), "a PosixPath"),
+    ],
+)
+def test_a_setting_that_a_text_does_not_tell_is_refused(value, told, monkeypatch):
+    class Asked(Brightness):
+        settings = MappingProxyType({"base": value})
+
+    line = f"^the setting base of brightness is {told}; give texts, numbers, or lists of them$"
+    with pytest.raises(UserError, match=line):
+        scorer_of(Asked(), version="1")
+    with pytest.raises(UserError, match=line):
+        scorer_of(Brightness(), base=value)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [OWN])
+    monkeypatch.setattr(sys.modules[__name__], "Brightness", Asked)
+    with pytest.raises(UserError, match=line):
+        open_scorer("brightness")
+
+
+def test_a_mapping_of_texts_is_a_setting():
+    one, same, other = (scorer_of(Brightness(), labels={"good": mark, "bad": [1, None]}) for mark in (5, 5, 4.0))
+    assert one.fingerprint == same.fingerprint != other.fingerprint
 
 
 class Brightness:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
@@ -24,7 +25,7 @@ from ....datasets.ahead import default_workers, ordered_map
 from ....datasets.digest import digest
 from ....datasets.group import Group
 from ....datasets.images import UnreadableImageError, decode
-from ....datasets.parquet import Written, write_groups
+from ....datasets.parquet import Written, own_shards, write_groups
 from ....datasets.readable import readable_groups
 from ....datasets.skips import SkipLog, Skipped
 from ....errors import UserError
@@ -33,7 +34,7 @@ from .answers import Answer, AnswerLog
 from .captioner import Captioner
 from .dual import Draft, draft, finish
 from .perturb import ModelPerturber
-from .plan import PROVENANCE, CaptionPlan, Source, provenance, require_room, require_source
+from .plan import PROVENANCE, CaptionPlan, Source, ended, provenance, require_room, require_source
 from .rules import RulePerturber
 
 Advance = Callable[[str, int, int], None]
@@ -64,7 +65,8 @@ def caption_groups(
     Labels, aspects, models, seeds and the order of candidates are kept; of TPO's see `dual.draft`. Left out and
     counted: a group without a winner where one is needed (a tie, a single candidate), with a picture that cannot be
     read, or with a caption for which a model said nothing. `captions.json` in `out` tells how captions were made, and
-    `OUT.answers.jsonl` beside it holds what models answered; what failed is not asked again.
+    `OUT.answers.jsonl` beside it holds what models answered; what failed is not asked again. Where the same call has
+    ended before, and neither source nor shards have changed since, nothing is done.
 
     Args:
         overwrite: replace shards that are there; those that a stopped build of the same plan left always are.
@@ -80,8 +82,10 @@ def caption_groups(
     if isinstance(plan.perturber, ModelPerturber):
         plan.perturber.require()  # before hours of captioning
     settings = provenance(source, plan)
+    if not overwrite and (numbers := ended(source, out, settings)) is not None:
+        return _as_it_ended(out, numbers)
     require_room(source, out, settings, overwrite)
-    left_out, skipped = SkipLog(), SkipLog()
+    left_out, skipped, stamp = SkipLog(), SkipLog(), source.stamp()
     with AnswerLog(answers_file(out)) as log:
         build = _Build(source, plan, settings, log, advance, source.count() if advance else None)
         build.caption()
@@ -94,7 +98,8 @@ def caption_groups(
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / PROVENANCE, settings)
         written = write_groups(chain([first], groups), out, mode="overwrite")
-    numbers = {"groups": written.groups, "left_out": dict(left_out.counts), "skipped": dict(skipped.counts)}
+    numbers = {"groups": written.groups, "bytes": written.bytes, "stamp": stamp}
+    numbers |= {"left_out": dict(left_out.counts), "skipped": dict(skipped.counts)}
     write_json(out / PROVENANCE, {**settings, "written": numbers})
     return Captioned(written, left_out, skipped, build.asked)
 
@@ -102,6 +107,14 @@ def caption_groups(
 def answers_file(out: str | Path) -> Path:
     """Where the models' answers for a set are kept: beside it."""
     return Path(f"{Path(out).expanduser()}.answers.jsonl")
+
+
+def _as_it_ended(out: Path, numbers: Mapping[str, Any]) -> Captioned:
+    """What an earlier call with the same settings did; which groups were left out is no longer known."""
+    shards = own_shards(out)
+    written = Written(numbers["groups"], tuple(shards), sum(shard.stat().st_size for shard in shards))
+    left_out, skipped = (SkipLog(counts=Counter(numbers[name])) for name in ("left_out", "skipped"))
+    return Captioned(written, left_out, skipped)
 
 
 @dataclass

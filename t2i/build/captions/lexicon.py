@@ -18,21 +18,23 @@ _ATTRIBUTES = {
     ),
     "number": "two/2 three/3 four/4 five/5 six/6 seven/7 eight/8 nine/9 ten/10 twelve/12",
     "size": "tiny/small/little/miniature huge/large/big/giant/gigantic/enormous/massive",
-    "height": "tall/towering short",
+    "height": "tall/towering squat",
+    "length": "long short",
     "width": "narrow/thin/slim/slender wide/broad/thick",
-    "age": "young/new/modern/baby old/elderly/ancient/aged/vintage",
+    "age": "young old/elderly/aged",
+    "era": "modern/new/futuristic ancient/vintage/antique/medieval",
     "light": "bright/sunlit/sunny/glowing dark/dim/shadowy",
     "mood": "happy/smiling/cheerful/joyful/laughing sad/crying/gloomy angry/furious frightened/scared",
     "warmth": "hot/warm cold/icy/frozen/snowy",
     "wetness": "dry/dusty wet/rainy/soaked",
     "surface": "rough/rusty/rugged smooth/shiny/glossy/polished furry/fluffy/hairy/fuzzy spiky/thorny",
-    "fill": "empty/deserted crowded/busy/full",
+    "fill": "empty/deserted crowded/busy",
     "state": "broken/ruined/abandoned tidy/clean/neat",
     "openness": "open closed/shut",
-    "form": "round/circular/spherical rectangular/cubic triangular long curved/spiral",
+    "form": "round/circular/spherical rectangular/cubic triangular curved/spiral",
     "material": (
-        "wooden/wood metal/metallic/steel/iron plastic stone/marble/granite paper/cardboard leather "
-        "woolen/knitted/wool ceramic/porcelain crystal concrete"
+        "wood/wooden metal/metallic/steel/iron plastic stone/marble/granite paper/cardboard leather wool/woolen "
+        "ceramic/porcelain crystal concrete"
     ),
     "pattern": "striped spotted/dotted checkered/plaid floral plain",
 }
@@ -60,7 +62,8 @@ _NOUNS = {
         "octopus turtle/tortoise frog/toad snake/serpent lizard/gecko crocodile/alligator butterfly/moth bee/wasp "
         "spider dragon unicorn dinosaur camel swan snail"
     ),
-    "person": "man/guy/gentleman woman/lady boy girl robot/android/cyborg skeleton alien",
+    "person": "man/guy/gentleman woman/lady boy girl",
+    "creature": "robot/android/cyborg skeleton alien zombie ghost mermaid",
     "role": (
         "king/prince/emperor queen/princess/empress knight/warrior/soldier/samurai wizard/witch/sorcerer astronaut "
         "doctor/nurse chef/cook farmer pirate clown detective scientist musician teacher dancer/ballerina "
@@ -81,7 +84,8 @@ _NOUNS = {
         "library museum office restaurant/cafe/bar stadium classroom market"
     ),
     "sky": "sun moon star/galaxy cloud rainbow planet",
-    "stuff": "snow/ice sand/dust water/rain grass/moss fire/flame/lava smoke/fog/mist mud",
+    "ground": "snow/ice sand/dust water/rain grass/moss mud",
+    "blaze": "fire/flame/lava smoke/fog/mist",
     "food": (
         "apple banana strawberry/cherry grape/blueberry lemon/lime watermelon pineapple pizza hamburger/burger "
         "sandwich cake/cupcake donut/doughnut cookie bread/toast cheese egg sushi noodle/pasta/spaghetti soup salad "
@@ -90,7 +94,7 @@ _NOUNS = {
     "furniture": "chair/stool/armchair table/desk sofa/couch bed shelf/bookcase/bookshelf lamp mirror carpet/rug",
     "clothing": (
         "hat/cap/helmet shirt/t-shirt/blouse dress/gown/skirt coat/jacket/hoodie suit/tuxedo scarf/tie "
-        "shoe/boot/sneaker glove armor/armour mask"
+        "shoe/boot/sneaker glove mask"
     ),
     "thing": (
         "book ball/football/basketball cup/mug/glass bottle/vase/jar box/crate bag/backpack/suitcase umbrella "
@@ -99,16 +103,8 @@ _NOUNS = {
         "kite anchor ladder"
     ),
     "plant": "tree/oak/pine flower/rose/tulip/sunflower cactus bush/hedge/vine",
-    "body": "hand/arm head/face foot/leg tail wing eye ear hair/beard",
+    "limb": "hand/arm foot/leg",
     "shape": "circle/disc square/rectangle triangle cross cube/block sphere/orb cone cylinder hexagon",
-}
-_STYLES = {
-    "medium": (
-        "photo/photograph/photography painting/watercolor/watercolour drawing/sketch/doodle sculpture "
-        "cartoon/comic/anime render/rendering/3d mosaic poster"
-    ),
-    "look": "realistic/photorealistic/hyperrealistic abstract/surreal minimalist/minimalistic",
-    "view": "close-up/closeup/macro panorama/panoramic/aerial",
 }
 _PLURALS = {
     "man": "men", "woman": "women", "gentleman": "gentlemen", "mouse": "mice", "goose": "geese", "foot": "feet",
@@ -132,14 +128,12 @@ class Lexicon:
     """Classes of words: for each, its meanings, and for each meaning its words, of which the first is written.
 
     attributes  classes of words that two nouns may exchange
-    late        classes whose words say how a picture is made, not what it shows: changed after all others
     """
 
     classes: Mapping[str, tuple[tuple[str, ...], ...]]
     plurals: Mapping[str, str]
     nouns: frozenset[str]
     attributes: frozenset[str]
-    late: frozenset[str] = frozenset()
 
     @cached_property
     def senses(self) -> dict[tuple[str, ...], Sense]:
@@ -175,10 +169,10 @@ def plural(noun: str) -> str:
 
 @lru_cache(maxsize=1)
 def english() -> Lexicon:
-    """What prompts are made of: nearly 700 English words of what is seen in pictures."""
-    groups = (_ATTRIBUTES, _RELATIONS, _NOUNS, _STYLES)
+    """What prompts are made of: more than 600 English words of what is seen in pictures."""
+    groups = (_ATTRIBUTES, _RELATIONS, _NOUNS)
     classes = {kind: _meanings(line) for group in groups for kind, line in group.items()}
-    return Lexicon(classes, _PLURALS, frozenset(_NOUNS), frozenset(_ATTRIBUTES), frozenset(_STYLES))
+    return Lexicon(classes, _PLURALS, frozenset(_NOUNS), frozenset(_ATTRIBUTES))
 
 
 @lru_cache(maxsize=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .... import __version__
+from ....datasets.digest import digest
 from ....datasets.group import Group
 from ....datasets.open import detect_format, open_groups, open_prompts
 from ....datasets.parquet import own_shards
@@ -38,6 +40,16 @@ class Source:
     def groups(self, log: SkipLog | None = None) -> Iterator[Group]:
         """From the first on. Raises UserError: see `open_groups`."""
         return islice(open_groups(self.path, self.format, split=self.split, log=log), self.limit)
+
+    def stamp(self) -> str:
+        """Changes with the names, sizes and times of its files; of a hub id always the same.
+
+        Pictures that a table names are not looked at.
+        """
+        path = Path(self.path).expanduser()
+        files = path.rglob("*") if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
+        states = [(file, file.stat()) for file in sorted(files) if file.is_file()]
+        return digest(*(f"{file} {state.st_size} {state.st_mtime_ns}" for file, state in states))
 
     def count(self) -> int | None:
         """How many there are, where that is told without reading pictures."""
@@ -124,6 +136,18 @@ def require_room(source: Source, out: Path, settings: dict[str, Any], overwrite:
     if not (overwrite or _left_behind(out) == settings):
         raise UserError(f"{out} is not empty: name another folder, or ask to overwrite it")
     own_shards(out)
+
+
+def ended(source: Source, out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """The numbers of a build with the same settings that ended, of this source as it is, and whose shards are there."""
+    found = _left_behind(out)
+    numbers = found.pop("written", None) if isinstance(found, dict) else None
+    if not isinstance(numbers, dict) or found != settings:
+        return None
+    size = sum(shard.stat().st_size for shard in own_shards(out))
+    # The first builds noted neither size nor stamp.
+    as_it_was = size == numbers.get("bytes", size) and numbers.get("stamp") in (None, source.stamp())
+    return numbers if size and as_it_was else None
 
 
 def _left_behind(out: Path) -> Any:

@@ -17,7 +17,12 @@ _EMPTY_WORDS = (
     "than then"
 )
 EMPTY = frozenset(_EMPTY_WORDS.split())
-"""Words that show nothing; all others are what a strength's share is of."""
+"""Words that show nothing; of all others, but those that are kept, the rules change a strength's share."""
+
+_DETERMINERS = "a an the this that these those some each every his her its their my your our"
+DETERMINERS = frozenset(_DETERMINERS.split())
+_VERBS = "made seen worn held built lit set wears holds rides sits stands walks runs jumps flies eats plays looks"
+_FREQUENT_VERBS = frozenset(_VERBS.split())
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,11 @@ class Word:
     def counts(self) -> bool:
         """Whether it says something."""
         return self.lower not in EMPTY
+
+    @property
+    def may_be_verb(self) -> bool:
+        """Whether it is a frequent verb, or ends as participles and adverbs do: after a noun, no part of a name."""
+        return self.lower in _FREQUENT_VERBS or self.lower.endswith(("ing", "ed", "ly"))
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,14 @@ import torch
 from ....errors import UserError
 from ....rewards.labels.ensemble import Ensemble
 from ....rewards.labels.label import scores_folder
-from ....rewards.scorer import Scorer, require_names
+from ....rewards.scorer import Label, Scorer, require_names
 from ....rewards.scoring.batch import score_in_passes
 from ....rewards.scoring.passes import passes_of
 from ....rewards.scoring.rows import Row, Rows
 from .drawing import draw_missing
 from .folder import alone, claim
 from .generators import Generator, open_generators
-from .groups import LeftOut, read_report, write_whole_groups
+from .groups import LeftOut, read_report, require_scorers, write_whole_groups
 from .plan import Plan, make_plan
 
 
@@ -112,14 +112,15 @@ def build_synpic(
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     plan = make_plan(prompts, open_generators(generators, batch_size, dtype, place), seed, batch_size)
     claim(plan, folder, out)
+    labels: dict[str, Label] = {}
+    passes = _passes(scorers, assets or {}, place, labels)
     if (done := read_report(folder, out, ensemble)) is not None:
+        for opener in passes:  # a name or a path stays the same when the weights behind it change
+            opener()
+        require_scorers(done, list(labels.values()), folder, out)
         kept = plan.size * len(plan.prompts)
         return SynPic(0, kept, plan.size, ensemble.rater, done.groups, done.ties, done.left_out)
     drawn, kept = draw_missing(plan, folder, shard, say, advance)
-
-    passes: list[Callable[[], Sequence[Scorer]]] = list(passes_of(named, assets or {}, place)) if named else []
-    if others := [one for one in scorers if isinstance(one, Scorer)]:
-        passes.append(lambda: others)
     scored = score_in_passes(
         _rows(plan, folder),
         passes,
@@ -132,9 +133,35 @@ def build_synpic(
     if scored.tables is None:
         return SynPic(drawn, kept, plan.size, ensemble.rater)
     with alone(folder):  # two shards may find each other done at the same moment
-        done = read_report(folder, out, ensemble)
-        done = done or write_whole_groups(plan, folder, scored.tables[0], ensemble, out, advance)
+        told = list(labels.values())
+        if (done := read_report(folder, out, ensemble)) is not None:
+            require_scorers(done, told, folder, out)
+        else:
+            done = write_whole_groups(plan, folder, scored.tables[0], ensemble, told, out, advance)
     return SynPic(drawn, kept, plan.size, ensemble.rater, done.groups, done.ties, done.left_out)
+
+
+def _passes(
+    scorers: Sequence[str | Scorer],
+    assets: Mapping[str, Mapping[str, Any]],
+    device: torch.device,
+    labels: dict[str, Label],
+) -> list[Callable[[], Sequence[Scorer]]]:
+    """Openers for `score_in_passes`, the named scorers' first; who is opened leaves a label."""
+    named = [one for one in scorers if isinstance(one, str)]
+    openers: list[Callable[[], Sequence[Scorer]]] = list(passes_of(named, assets, device)) if named else []
+    if others := [one for one in scorers if isinstance(one, Scorer)]:
+        openers.append(lambda: others)
+
+    def noting(opener: Callable[[], Sequence[Scorer]]) -> Callable[[], Sequence[Scorer]]:
+        def opened() -> Sequence[Scorer]:
+            found = opener()
+            labels.update((one.name, one.label) for one in found)
+            return found
+
+        return opened
+
+    return [noting(opener) for opener in openers]
 
 
 def _rows(plan: Plan, folder: Path) -> Rows:

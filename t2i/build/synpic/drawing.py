@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from ....datasets.counted import counted
 from ...gallery import load_lora
 from ...generate import draw_pictures
 from ..samples import png
@@ -87,7 +88,7 @@ def _draw_batches(
         if one.device.type == "cuda":
             torch.cuda.empty_cache()
     if cut:
-        say(f"{cut} prompts are longer than the text encoder of {name} reads; their ends are not seen")
+        say(f"the text encoder of {name} does not read {counted(cut, 'prompt')} to the end: too long")
 
 
 def _draw_chunk(

@@ -39,7 +39,7 @@ def claim(plan: Plan, folder: Path, out: Path) -> None:
         if not file.exists():
             write_json(file, plan.settings)
         before = _read(file)
-    if changed := next(_differences(before, plan.settings), None):
+    if changed := next(differences(before, plan.settings), None):
         raise UserError(f"{folder} was begun with other settings: {changed}; give the same, or name another --out")
 
 
@@ -94,7 +94,7 @@ def _read(file: Path) -> Mapping[str, Any]:
     return found
 
 
-def _differences(before: Any, now: Any, where: str = "") -> Iterator[str]:
+def differences(before: Any, now: Any, where: str = "") -> Iterator[str]:
     """What is not as it was, one phrase each."""
     if not (isinstance(before, Mapping) and isinstance(now, Mapping)):
         if before != now:
@@ -104,4 +104,4 @@ def _differences(before: Any, now: Any, where: str = "") -> Iterator[str]:
         yield f"{where} were {', '.join(before)} and are {', '.join(now)}"
         return
     for name, value in now.items():
-        yield from _differences(before[name], value, f"{where} {name}".strip())
+        yield from differences(before[name], value, f"{where} {name}".strip())

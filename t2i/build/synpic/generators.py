@@ -16,6 +16,7 @@ from ....errors import UserError
 from ...fingerprint import lora_fingerprint, whole_fingerprint
 from ...models.architectures import find_architecture, require_side
 from ...models.checkpoint import Checkpoint, find_checkpoint
+from ...models.hub_ids import official
 from ...models.model import TextToImageModel
 from ...models.sampling import Sampling, sampling_for
 
@@ -25,7 +26,7 @@ class Generator:
     """One model and how it draws; None leaves a choice to the family or the checkpoint.
 
     Args:
-        path: a diffusers folder, a hub id, or a built-in name.
+        path: see `find_checkpoint`.
         name: what settings and notices call it; "" for the path.
         images: pictures for each prompt.
         lora: LoRA weights: a folder, a file or a hub id.
@@ -48,8 +49,9 @@ class Generator:
 
     @property
     def origin(self) -> str:
-        """What a group says of where a picture comes from, such as `sdxl@main + lora`."""
-        path = f"{self.path}@{self.revision}" if self.revision else self.path
+        """What a group says of where a picture comes from, such as `owner/name@main + lora`."""
+        path = official(self.path)
+        path = f"{path}@{self.revision}" if self.revision else path
         return path if self.lora is None else f"{path} + {self.lora}"
 
 
@@ -72,7 +74,7 @@ class OpenGenerator:
         """All that decides its pictures beside prompt and seed, as JSON takes it; keys as in `palate generate`."""
         given = self.generator
         return {
-            "model": given.path,
+            "model": official(given.path),
             "lora": given.lora,
             "revision": given.revision,
             "variant": given.variant,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ....datasets.ahead import default_workers, ordered_map
 from ....datasets.digest import digest
@@ -18,10 +18,11 @@ from ....errors import UserError
 from ....rewards.labels.ensemble import Ensemble
 from ....rewards.labels.label import SAME_PICTURE
 from ....rewards.labels.scored_pictures import Candidate, ScoreTable, candidates_by_prompt, read_score_table
+from ....rewards.scorer import Label
 from ....rewards.scoring.rows import GENERATED, open_rows
 from ....training.disk import write_json
 from .drawing import is_flat
-from .folder import remove_parts, write_whole
+from .folder import differences, remove_parts, write_whole
 from .plan import Plan
 
 REPORT = "report.json"
@@ -46,11 +47,15 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Labelled:
-    """How many groups are written, how many of them are ties, and every picture for which one was left out."""
+    """How many groups are written, how many of them are ties, and every picture for which one was left out.
+
+    scorers  what decides each scorer's numbers, by name, with its fingerprint; empty in the first reports
+    """
 
     groups: int
     ties: int
     left_out: tuple[LeftOut, ...]
+    scorers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def read_report(folder: Path, out: Path, ensemble: Ensemble) -> Labelled | None:
@@ -66,21 +71,42 @@ def read_report(folder: Path, out: Path, ensemble: Ensemble) -> Labelled | None:
     if report is None or not report["finished"] or not any(out.glob("*.parquet")):
         return None
     if report["rater"] != ensemble.rater:
-        raise UserError(
-            f"{out} is labelled by {report['rater']}; others can label the same pictures: "
-            f"palate data label {folder} --with {','.join(ensemble.scorers)} --out FOLDER"
-        )
-    return Labelled(report["groups"], report["ties"], tuple(LeftOut(**one) for one in report["left_out"]))
+        raise UserError(f"{out} is labelled by {report['rater']}; {_others(folder, ensemble.scorers)}")
+    left_out = tuple(LeftOut(**one) for one in report["left_out"])
+    return Labelled(report["groups"], report["ties"], left_out, report.get("scorers", {}))
+
+
+def require_scorers(done: Labelled, labels: Sequence[Label], folder: Path, out: Path) -> None:
+    """Raise UserError where a scorer, though of the same name, is not the one that labelled the groups."""
+    for label in labels:
+        before = done.scorers.get(label.name)
+        if before is not None and before["fingerprint"] != label.fingerprint:
+            first = next(differences(before, described(label), label.name))
+            raise UserError(
+                f"{out} is labelled by another {label.name}: {first}; {_others(folder, list(done.scorers))}"
+            )
+
+
+def described(label: Label) -> dict[str, Any]:
+    """A scorer as the report has it; in JSON's own types, for it is compared with what was read."""
+    return json.loads(json.dumps({**label.settings, "fingerprint": label.fingerprint}))
 
 
 def write_whole_groups(
-    plan: Plan, folder: Path, scores: Path, ensemble: Ensemble, out: Path, advance: Callable[[str, int, int], None]
+    plan: Plan,
+    folder: Path,
+    scores: Path,
+    ensemble: Ensemble,
+    labels: Sequence[Label],
+    out: Path,
+    advance: Callable[[str, int, int], None],
 ) -> Labelled:
     """Write a group for each prompt whose pictures are all there, sound and scored; then the report.
 
     Args:
         folder: of the pictures; all are drawn.
         scores: the table of their scores.
+        labels: of the scorers.
 
     Raises:
         UserError: no group is whole; then nothing is written.
@@ -111,9 +137,17 @@ def write_whole_groups(
     mode: Literal["new", "overwrite"] = "overwrite" if (folder / REPORT).exists() else "new"
     write_json(folder / REPORT, {"finished": False, "rater": ensemble.rater})
     written = write_groups(chain([first], stream), out, mode=mode)
-    done = Labelled(written.groups, ties, _left_out(plan, faults))
+    scorers = {label.name: described(label) for label in labels}
+    done = Labelled(written.groups, ties, _left_out(plan, faults), scorers)
     write_json(folder / REPORT, {"finished": True, "rater": ensemble.rater, **asdict(done)})
     return done
+
+
+def _others(folder: Path, names: Sequence[str]) -> str:
+    return (
+        f"others can label the same pictures: palate data label {folder} --with {','.join(names)} --out FOLDER "
+        "(with their --weights)"
+    )
 
 
 def _build(

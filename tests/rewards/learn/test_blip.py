@@ -1,5 +1,7 @@
 """A tiny ImageReward in training: what it trains is what the scorer scores, and what it writes is what opens."""
 
+import shlex
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from palate.rewards.imagereward import MEAN, STD, open_imagereward
 from palate.rewards.learn.blip import open_blip_learner, with_head
 from palate.rewards.learn.fit import fit_reward
 from palate.rewards.learn.recipe import BlipConfig, RewardRecipe
-from palate.rewards.registry import open_reward
+from palate.rewards.scorer import open_scorer
 from palate.rewards.scoring.picture_file import read_picture
 from palate.rewards.weights import load_tensors
 from palate.training.recipe import check_recipe
@@ -93,20 +95,26 @@ def test_another_text_towers_config_goes_with_the_weights(imagereward_folder, tm
     start.write_text('{"num_attention_heads": 4, "hidden_act": "relu", "layer_norm_eps": 1e-05}')
     learner = open_blip_learner(config(imagereward_folder, config=str(start)), seed=0)
     start.unlink()  # the result needs nothing of the start
-    final = tmp_path / "final"
-    final.mkdir()
+    final = tmp_path / "my run" / "final"
+    final.mkdir(parents=True)
     learner.save(final)
-    told = learner.how_to_score(final).split()
-    paths = dict(part.split("=", 1) for part in told if "=" in part)
-    assert paths.keys() == {"imagereward", "imagereward.tokenizer", "imagereward.config"}
-    assets = {key.partition(".")[2] or "weights": path for key, path in paths.items()}
+    told = shlex.split(learner.how_to_score(final))
+    assert told == ["--with", "imagereward", "--weights", f"imagereward={final}"]
+    assert not (final / "vocab.txt").exists()
     seen = pictures(3)
     pixels = torch.stack([learner.prepare(picture) for picture in seen])
     raw = learner.network.eval()(learner.read(PROMPTS), pixels, torch.arange(3))
-    scores = open_reward("imagereward", **assets).score(PROMPTS, seen)
-    np.testing.assert_allclose((raw.numpy() - MEAN) / STD, scores, rtol=0, atol=1e-5)
-    plain = open_imagereward(assets["weights"], tokenizer=assets["tokenizer"]).score(PROMPTS, seen)
-    assert np.abs(plain - scores).max() > 1e-3
+    wanted = (raw.numpy() - MEAN) / STD
+    file = final / "imagereward.safetensors"
+    opened = [open_scorer("imagereward", weights=str(weights)) for weights in (final, file)]
+    for scorer in opened:  # the folder, or the file with the others beside it
+        np.testing.assert_allclose(scorer.reward.score(PROMPTS, seen), wanted, rtol=0, atol=1e-5)
+        built = {"num_attention_heads": 4, "hidden_act": "relu", "layer_norm_eps": 1e-05}
+        assert scorer.settings["config"] == built
+        assert scorer.settings["tokenizer"].startswith("sha256 ")
+    (final / "med_config.json").write_text('{"num_attention_heads": 4}')
+    assert np.abs(open_imagereward(file).score(PROMPTS, seen) - wanted).max() > 1e-3
+    assert open_scorer("imagereward", weights=str(file)).fingerprint != opened[1].fingerprint
 
 
 def test_a_recipe_trains_it_and_imagereward_opens_the_result(imagereward_folder, make_groups, tmp_path):
@@ -125,10 +133,8 @@ def test_a_recipe_trains_it_and_imagereward_opens_the_result(imagereward_folder,
     said: list[str] = []
     summary = fit_reward(check_recipe(values, ["training.trackers=[]"], RewardRecipe, "test"), said.append)
     file = summary.final / "imagereward.safetensors"
-    assert said[-1].endswith(
-        f"--with imagereward --weights imagereward={file} --weights imagereward.tokenizer={summary.final}"
-    )
-    reward = open_imagereward(file, tokenizer=summary.final)
+    assert said[-1].endswith(f" --with imagereward --weights imagereward={summary.final}")
+    reward = open_imagereward(file)
     fresh = [group for group in make_groups(24, fresh=10_000) if not group.is_tie]
     prompts = [words[group.prompt.split()[1]] for group in fresh for _ in range(3)]
     seen = [read_picture(data) for group in fresh for data in group.candidates]

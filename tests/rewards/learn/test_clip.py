@@ -1,5 +1,6 @@
 """A tiny open_clip model of 4 + 2 heads in training for HPSv2: what is written scores as open_clip itself does."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,10 @@ def opened(file: Path) -> HPS:
 def test_what_is_saved_opens_with_its_own_heads(learner, make_open_clip, tmp_path):
     learner.save(tmp_path)
     assert learner.how_to_score(tmp_path) == f"--with hpsv2.1 --weights hpsv2.1={tmp_path / HPSV2_FILE}"
+    spaced = replace(learner, tokenizer="x").how_to_score(Path("my run"))
+    assert spaced == f"--with hpsv2.1 --weights 'hpsv2.1=my run/{HPSV2_FILE}' --weights 'hpsv2.1.tokenizer=my run'"
+    spaced = replace(learner, layout="pickscore").how_to_score(Path("my run"))
+    assert spaced == "--with pickscore --weights 'pickscore=my run'"
     reward, model = opened(tmp_path / HPSV2_FILE), make_open_clip()
     pixels = torch.stack([reward.prepare(one) for one in pictures()])
     image = model.encode_image(pixels, normalize=True)

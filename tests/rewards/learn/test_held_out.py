@@ -106,3 +106,20 @@ def test_each_source_has_its_row():
     assert [line.split()[0] for line in lines[:4]] == ["source", "app", "web", "all"]
     assert len({len(line) for line in lines[:4]}) == 1
     assert lines[3].split()[1:4] == ["4", "0", "0.500"]
+
+
+def test_a_temperature_is_said_to_help_calibration_only_where_it_does():
+    # Nine of ten right and each sure by 3: better said with less confidence, sigma(log 9) = 0.9.
+    helped = report(np.full(10, 3.0), np.array([1] * 9 + [-1]), ["web"] * 10)
+    gap = 1 / (1 + math.exp(-3)) - 0.9
+    assert helped["calibration_error"] == pytest.approx(gap)
+    assert (
+        table(helped)[-1] == "temperature fitted to the likelihood: 1.365, which would make the calibration error 0.000"
+    )
+    # One wrong by 30 weighs more to the likelihood than all others, which were calibrated.
+    advantage = np.array([2.2] * 90 + [-2.2] * 10 + [-30.0])
+    harmed = report(advantage, np.ones(101), ["web"] * 101)
+    assert harmed["calibrated_error"] > harmed["calibration_error"]
+    assert table(harmed)[-1] == f"temperature fitted to the likelihood: {harmed['temperature']:.3f}"
+    nothing = report(np.array([1.0]), np.array([0]), ["web"])
+    assert table(nothing)[-1] == "temperature fitted to the likelihood: -"

@@ -75,6 +75,9 @@ def test_what_it_saves_is_scored_as_it_scores(trained, qwen_folder, tmp_path):
     assert learner.how_to_score(tmp_path) == (
         f"--with hpsv3 --weights hpsv3={tmp_path / 'HPSv3.safetensors'} --weights hpsv3.base={tmp_path}"
     )
+    assert learner.how_to_score(Path("my run")) == (
+        "--with hpsv3 --weights 'hpsv3=my run/HPSv3.safetensors' --weights 'hpsv3.base=my run'"
+    )
     # The result is a start as well, found by its folder.
     again = make_learner(tmp_path, **trained)
     again.network.eval()
@@ -333,9 +336,9 @@ def test_a_start_that_is_none_is_told_in_one_line(qwen_folder, tmp_path):
     refused(r"mute has no tokenizer with <\|image_pad\|>; give the folder or hub", path=str(mute))
     cut = Path(copy("cut", {})) / "model.safetensors"
     cut.write_bytes(cut.read_bytes()[:5000])
-    refused(r"the weights of .*cut cannot be loaded \(.*\); give a whole Qwen2-VL", path=str(cut.parent))
+    refused(r"cut cannot be loaded as a Qwen2-VL \(.*\); give a whole one", path=str(cut.parent))
     refused("other has the configuration of a qwen2_5_vl", path=copy("other", {"model_type": "qwen2_5_vl"}))
-    refused("lacks 1 tensors of Qwen2-VL, such as .*norm.weight", path=copy("part", {}, drop="model.norm.weight"))
+    refused(r"part lacks .*norm.weight \(1 tensors in all\); give", path=copy("part", {}, drop="model.norm.weight"))
     refused("embeds 262 tokens and its tokenizer has 263 with", path=copy("few", {"vocab_size": 262}))
     refused("model.base has no effect where model.path", path=str(qwen_folder), base=str(qwen_folder))
     refused(r"none.safetensors does not exist; give the path of HPSv3", path=str(tmp_path / "none.safetensors"))

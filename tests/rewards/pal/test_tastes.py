@@ -197,9 +197,43 @@ def test_a_folder_that_is_no_tastes(tastes, tmp_path):
     save_file({**tensors, "users": tensors["users"][:2].clone()}, tmp_path / "pal/pal.safetensors")
     with pytest.raises(UserError, match=r"pal\.safetensors does not hold what pal\.json says"):
         load_tastes(tmp_path / "pal")
-    (tmp_path / "pal/pal.json").write_text(json.dumps({"shape": {"k": 2}}))
-    with pytest.raises(UserError, match=r"pal\.json is damaged or of another kind"):
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        ({"shape": {"k": "2"}}, "shape: k: Input should be a valid integer"),
+        ({"shape": {"k": True}}, "shape: k: Input should be a valid integer"),
+        ({"shape": {"width": 16.5}}, "shape: width: Input should be a valid integer"),
+        ({"shape": {"scale": "20"}}, "shape: scale: Input should be a valid number"),
+        ({"shape": {"form": 1}}, "shape: form: Input should be a valid string"),
+        ({"shape": 3}, "shape: Input should be "),
+        ({"features": None}, "features: Input should be a valid string"),
+        ({"users": "ann"}, "users: Input should be a valid array"),
+        ({"users": [1, 2, 3, 4]}, "users: 0: Input should be a valid string"),
+    ],
+)
+def test_damaged_settings_are_one_line(damage, told, tastes, tmp_path):
+    save_tastes(tastes, tmp_path / "pal")
+    file = tmp_path / "pal/pal.json"
+    settings = json.loads(file.read_text())
+    for key, value in damage.items():
+        settings[key] = {**settings[key], **value} if isinstance(value, dict) else value
+    file.write_text(json.dumps(settings))
+    with pytest.raises(
+        UserError, match=rf"pal\.json is damaged or of another kind \({told}.*; fit the tastes"
+    ) as error:
         load_tastes(tmp_path / "pal")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"shape": ', b"\xff", b'{"shape": {"k": 2}}'])
+def test_what_is_no_settings_is_one_line(content, tastes, tmp_path):
+    save_tastes(tastes, tmp_path / "pal")
+    (tmp_path / "pal/pal.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"pal\.json is damaged or of another kind \(.*; fit the tastes") as error:
+        load_tastes(tmp_path / "pal")
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -103,3 +104,13 @@ def test_a_taste_is_a_reward(pickscore):
     scores = ann.score(["a dog", "a dog"], [media[0], broken], failures)
     assert np.isnan(scores).tolist() == [False, True]
     assert [failure.index for failure in failures] == [1]
+
+
+def test_tastes_are_a_reward_on_their_own_features_alone(pickscore):
+    votes = group_votes(GROUPS, pickscore)
+    tastes = [fit(votes, Shape("a", 2, 16, hidden=4), Fit(epochs=0), features=name) for name in ("clipscore", "")]
+    told = "these tastes were fitted on features of clipscore and not of pickscore; open clipscore"
+    with pytest.raises(UserError, match=told):
+        TasteReward(pickscore, tastes[0])
+    TasteReward(pickscore, tastes[1])  # nobody knows
+    TasteReward(replace(pickscore, name="clipscore"), tastes[0])

@@ -12,7 +12,8 @@ from PIL import Image
 from palate.rewards.function import from_function
 from palate.rewards.scorer import Scorer, scorer_of
 from palate.rewards.scoring.batch import score_images, score_in_passes
-from palate.rewards.scoring.log import Column, History, Record, ScoreLog
+from palate.rewards.scoring.history import Answer, Column, History, Record
+from palate.rewards.scoring.log import ScoreLog, Terms
 
 CHANGED = "the picture changed after it was scored; score again"
 
@@ -152,13 +153,13 @@ def record(turn: int, sha256: str, **scores: float | None) -> Record:
 
 def test_a_history_answers_for_bytes_and_prompt_and_shows_the_newest_row():
     history = History((record(1, "x", a=1.0), record(2, "y", a=2.0), record(3, "x", a=None), record(4, "y", b=3.0)))
-    assert history.find("a", 0, "x", "p") == (1.0, None)
-    assert history.find("a", 0, "y", "p") == (2.0, None)
-    assert history.find("b", 0, "x", "p") == history.find("a", 0, "x", "q") == (None, None)
+    assert history.find("a", 0, "x", "p") == Answer(1.0)
+    assert history.find("a", 0, "y", "p") == Answer(2.0)
+    assert history.find("b", 0, "x", "p") == history.find("a", 0, "x", "q") == Answer()
     newest = history.newest()
     assert newest is not None
     assert (newest.turn, newest.columns["a"].values, newest.columns["b"].values) == (4, (2.0,), (3.0,))
-    assert History((record(1, "x", a=None),)).find("a", 0, "x", "p") == (None, "failed")
+    assert History((record(1, "x", a=None),)).find("a", 0, "x", "p") == Answer(reason="failed")
     assert History((record(1, "x"),)).newest() is None
 
 
@@ -166,7 +167,7 @@ def test_a_log_without_turns_is_older_than_any_with(tmp_path):
     content = json.loads(record(0, "x", a=1.0).to_line())
     del content["turn"]
     (tmp_path / "log-1-of-2.jsonl").write_text(json.dumps(content) + "\n")
-    with ScoreLog(tmp_path, "plan", {"a": "s"}) as log:
+    with ScoreLog(tmp_path, "plan", {"a": Terms("s")}) as log:
         log.append(record(0, "y", a=2.0))
         newest = log.block(0)
     assert newest is not None
@@ -177,7 +178,7 @@ def test_a_log_without_turns_is_older_than_any_with(tmp_path):
 def test_a_record_is_on_the_disk_when_append_returns(tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr(os, "fsync", lambda file: synced.append((os.fstat(file).st_ino, os.fstat(file).st_size)))
-    with ScoreLog(tmp_path, "plan", {"a": "s"}) as log:
+    with ScoreLog(tmp_path, "plan", {"a": Terms("s")}) as log:
         for turn in (1, 2):
             log.append(record(turn, "x", a=1.0))
             told = log.file.stat()

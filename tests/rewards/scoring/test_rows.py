@@ -7,6 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from palate.datasets.group import Group
+from palate.datasets.parquet import write_groups
 from palate.errors import UserError
 from palate.rewards.function import from_function
 from palate.rewards.scorer import scorer_of
@@ -90,3 +92,66 @@ def test_a_link_to_nothing_is_a_row_without_a_picture(tmp_path, pattern):
     rows = [json.loads(line) for line in (tmp_path / "out/scores.jsonl").read_text().splitlines()]
     assert [(row["image"], row["width"]) for row in rows] == [("a.png", 8), ("b.png", None), ("d.png", 8)]
     assert done.reasons == (("b.png", "file not found"),)
+
+
+def width():
+    return scorer_of(from_function("width", lambda prompt, image: image.width, "1", needs_prompts=False))
+
+
+def paint(*files):
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(file)
+
+
+@pytest.mark.parametrize("manifest", [None, "list.csv"])
+def test_pictures_are_found_again_beside_their_own_tables_and_log(tmp_path, manifest):
+    paint(tmp_path / "a.png", tmp_path / "b.png")
+    if manifest is not None:
+        (tmp_path / manifest).write_text("image,prompt\nb.png,blue\na.png,red\n")
+    needing = scorer_of(from_function("length", lambda prompt, _: len(prompt), "1", needs_prompts=manifest is not None))
+    expected = [("b.png", "blue"), ("a.png", "red")] if manifest else [("a.png", None), ("b.png", None)]
+    for new in (2, 0, 0, 0):
+        assert score_images(tmp_path, [needing], tmp_path).new == {"length": new}
+        assert [(row.image, row.prompt) for row in open_rows(tmp_path).read()] == expected
+        if new == 0:  # as after a kill: first the log alone, then a part beside it
+            (tmp_path / ".scores.jsonl.log-0-of-1.part").write_bytes(b"{")
+            for table in tmp_path.glob("scores.*"):
+                table.unlink()
+    for file in tmp_path.glob("*.png"):
+        file.unlink()
+    if manifest is None:
+        with pytest.raises(UserError, match="holds no images"):
+            open_rows(tmp_path)
+
+
+def test_pictures_behind_linked_folders_are_found_and_a_way_round_ends(tmp_path):
+    folder, far = tmp_path / "pictures", tmp_path / "far"
+    paint(folder / "a.png", folder / "sub/b.png", far / "c.png", far / "deep/d.png", far / ".hidden/e.png")
+    (folder / "z").symlink_to(far)
+    (folder / "again").symlink_to("sub")  # a folder under two names has its pictures under both
+    (far / "back").symlink_to(folder)
+    (far / "deep" / "up").symlink_to("..")
+    (folder / "gone.png").symlink_to("nowhere.png")
+    done = score_images(folder, [width()], tmp_path / "out")
+    rows = [json.loads(line) for line in (tmp_path / "out/scores.jsonl").read_text().splitlines()]
+    names = ["a.png", "again/b.png", "gone.png", "sub/b.png", "z/c.png", "z/deep/d.png"]
+    assert [row["image"] for row in rows] == names
+    assert [row["width"] for row in rows] == [8, 8, None, 8, 8, 8]
+    assert done.reasons == (("gone.png", "file not found"),)
+
+
+def test_tables_are_not_written_among_groups_where_they_would_be_read_as_some(tmp_path):
+    paint(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    groups = [Group(str(n), "red", (data,), (1.0,)) for n in range(2)]
+    for number, group in enumerate(groups):
+        write_groups([group], tmp_path / f"{number}")
+        (shard,) = (tmp_path / f"{number}").glob("*.parquet")
+        (tmp_path / "groups").mkdir(exist_ok=True)
+        shard.rename(tmp_path / "groups" / f"part-{number}.parquet")
+    for out in ("groups", "groups/scores"):
+        with pytest.raises(UserError, match=r"lies in .*groups, where its tables would be read as groups; name an"):
+            score_images(tmp_path / "groups", [width()], tmp_path / out)
+    assert sorted(file.name for file in (tmp_path / "groups").iterdir()) == ["part-0.parquet", "part-1.parquet"]
+    assert score_images(tmp_path / "groups", [width()], tmp_path / "groups.scores").images == 2

@@ -53,11 +53,11 @@ def test_the_provenance_tells_what_is_seen_and_by_which_libraries(folder, tmp_pa
         lines.write(json.dumps({"image": "3.png", "prompt": "a cat"}) + "\n")
     assert score_images(folder, scorers, out, batch_size=1).new == {"pickscore": 1}
     meta = json.loads((out / "scores.meta.json").read_text())
-    assert meta["versions"]["torch"] == "99.0"
+    assert (meta["versions"]["torch"], meta["other_versions"]) == ("99.0", [old])
     monkeypatch.setattr(batch, "versions", lambda: {**old, "torch": "100.0"})
     score_images(folder, scorers, out, batch_size=1)
     meta = json.loads((out / "scores.meta.json").read_text())
-    assert (meta["versions"]["torch"], meta["other_versions"]) == ("100.0", [{**old, "torch": "99.0"}])
+    assert (meta["versions"]["torch"], meta["other_versions"]) == ("100.0", [old, {**old, "torch": "99.0"}])
 
 
 def test_a_reward_opened_by_hand_is_the_same_only_where_its_owner_says_so(folder, tmp_path, gelu_folder):
@@ -107,8 +107,10 @@ def test_weights_behind_a_linked_folder_count(folder, tmp_path, gelu_folder):
 
 
 def test_settings_are_texts_and_numbers():
-    for value in (Path("w.pt"), torch.zeros(3), {"a": 1}):
-        with pytest.raises(UserError, match=r"the setting weights of side is a \w+; give a text or a number"):
+    for value in (Path("w.pt"), torch.zeros(3), {"a": Path("w.pt")}):
+        with pytest.raises(
+            UserError, match=r"the setting weights of side is a \w+; give texts, numbers, or lists of them"
+        ):
             scorer_of(from_function("side", len), weights=value)  # type: ignore[arg-type]
     assert scorer_of(from_function("side", len), palate="mine", n=[1, "a"]).settings["palate"] != "mine"  # type: ignore[arg-type]
 

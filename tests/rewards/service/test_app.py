@@ -180,6 +180,45 @@ def test_a_bad_form_is_refused_with_one_line(files, data, code, told):
     assert told in answer.json()["detail"]
 
 
+def part(head: str, body: bytes) -> bytes:
+    return f"--cut\r\nContent-Disposition: form-data; {head}\r\n\r\n".encode() + body + b"\r\n"
+
+
+def post_form(body: bytes, charset: str = ""):
+    with TestClient(create_app([scorer_of(from_function("length", lambda prompt, _: len(prompt)))])) as client:
+        kind = f"multipart/form-data; boundary=cut{charset}"
+        return client.post("/score", content=body, headers={"Content-Type": kind})
+
+
+IMAGE = part('name="images"; filename="a.png"', PNG)
+
+
+def test_a_form_that_is_cut_off_is_refused_wherever_it_is_cut():
+    whole = IMAGE + part('name="prompts"', b"two") + IMAGE + part('name="prompts"', b"three") + b"--cut--"
+    assert post_form(whole).json() == {"scores": {"length": [3, 5]}, "errors": {}}
+    assert post_form(whole + b"\r\n").status_code == 200
+    ends = [0, 1, 30, 200, len(IMAGE), len(IMAGE) + 70, *range(len(whole) - 70, len(whole), 7), len(whole) - 1]
+    for end in ends:  # before, within and after a file and a prompt, and one byte before the end
+        answer = post_form(whole[:end])
+        assert (answer.status_code, answer.json()) == (
+            422,
+            {"detail": "the form is cut off: its closing boundary is missing"},
+        ), end
+    assert post_form(b"--cut--\r\n").json() == {"detail": "there are no images"}
+
+
+@pytest.mark.parametrize("charset", ["", "; charset=utf-8", '; charset="latin-1"'])
+def test_a_forms_text_is_utf8_or_refused(charset):
+    ends = b"--cut--\r\n"
+    asked = IMAGE + part('name="prompts"', "é ü 犬".encode()) + ends
+    assert post_form(asked, charset).json() == {"scores": {"length": [5]}, "errors": {}}
+    answer = post_form(IMAGE + part('name="prompts"', "un café".encode("latin-1")) + ends, charset)
+    assert (answer.status_code, answer.json()) == (
+        422,
+        {"detail": "prompts.0: not UTF-8 (unexpected end of data at byte 6)"},
+    )
+
+
 def test_nothing_is_unpickled(oracle):
     for kind in ("application/octet-stream", "application/python-pickle", "text/plain", ""):
         answer = oracle.post("/score", content=pickle.dumps([PNG]), headers={"Content-Type": kind})
@@ -194,7 +233,7 @@ def test_what_a_stranger_may_send_costs_no_memory_and_no_other_program(oracle):
     assert found["scores"]["width"] == [None, None, None, 32]
     reasons = found["errors"]["width"]
     assert reasons["0"] == reasons["1"] == "more than 89,478,485 pixels"
-    assert reasons["2"] == "not a picture of a format that is taken: PNG, JPEG, WEBP, GIF, BMP, TIFF"
+    assert reasons["2"] == "not an image of a format that is read: PNG, JPEG, WEBP, AVIF, GIF, BMP, TIFF, PPM, JPEG2000"
 
 
 def test_values_that_are_no_numbers_and_prompts_without_end():

@@ -21,9 +21,19 @@ from palate.errors import PalateError, UserError
 from palate.rewards.function import from_function
 from palate.rewards.reward import BatchedReward, Failure
 from palate.rewards.scorer import Scorer, open_scorer, scorer_of
+from palate.rewards.scoring.batch import score_images
 from palate.rewards.scoring.picture_file import read_picture
+from palate.rewards.scoring.provenance import versions
+from palate.rewards.service import app
 from palate.rewards.service.app import create_app
-from palate.rewards.service.client import RemoteReward, encoded, open_remote, open_remotes, remote_scorer
+from palate.rewards.service.client import (
+    RemoteReward,
+    encoded,
+    open_remote,
+    open_remotes,
+    remote_scorer,
+    remote_scorers,
+)
 from palate.rewards.service.request import Limits
 
 PAIR = render([Shape("circle", "red", 9, 10, 5), Shape("cross", "blue", 22, 12, 5)])
@@ -75,6 +85,47 @@ def test_the_round_trip_is_the_reward_itself(gelu_folder):
             open_remote(url)
         with pytest.raises(UserError, match="has no scorer 'hpsv2'; it has pickscore, shapes_oracle"):
             open_remote(url, "hpsv2")
+
+
+def test_the_tables_name_the_service_and_its_libraries_and_count_as_they_do_here(tmp_path, gelu_folder, monkeypatch):
+    for number, picture in enumerate([*pictures(3), Image.new("RGB", (1, 300))]):
+        picture.save(tmp_path / f"{number}.png")
+    (tmp_path / "prompts.txt").write_text("a red dog\n" * 4)
+    scorers = [open_scorer("pickscore", weights=gelu_folder), open_scorer("sharpness")]
+    here, there = versions(), {**versions(), "torch": "9.9", "pillow": "8.8"}
+    monkeypatch.setattr(app, "versions", lambda: there)
+    done, meta = {}, {}
+    with serving(*scorers, token="s3cret") as url:
+        asked = remote_scorers(url, ["pickscore", "sharpness"], "s3cret")
+        for out, some in (("here", scorers), ("asked", asked), ("both", [asked[0], scorers[1]])):
+            done[out] = score_images(tmp_path, some, tmp_path / out, prompts=tmp_path / "prompts.txt")
+            meta[out] = json.loads((tmp_path / out / "scores.meta.json").read_text())
+            assert "s3cret" not in json.dumps(meta[out]) + (tmp_path / out / "log-0-of-1.jsonl").read_text()
+    # One picture is too thin for PickScore, and both are for the Laplacian's 3 pixels.
+    assert done["asked"].new == done["here"].new == done["both"].new == {"pickscore": 3, "sharpness": 3}
+    assert done["asked"].failures == done["here"].failures == {"pickscore": 1, "sharpness": 1}
+    assert (meta["here"]["versions"], "service" in meta["here"]["scorers"]["pickscore"]) == (here, False)
+    told = {"address": url, "versions": there}
+    assert [meta["asked"]["scorers"][scorer.name]["service"] for scorer in scorers] == [told, told]
+    assert meta["asked"]["versions"] == {name: here[name] for name in ("palate", "pillow", "numpy")}
+    assert (meta["both"]["versions"], "service" in meta["both"]["scorers"]["sharpness"]) == (here, False)
+    # Pillow decoded here, the networks ran there.
+    again = score_images(
+        tmp_path, scorers, tmp_path / "again", prompts=tmp_path / "prompts.txt", reuse=[tmp_path / "asked"]
+    )
+    assert again.new == {"pickscore": 0, "sharpness": 0}
+    meta["again"] = json.loads((tmp_path / "again/scores.meta.json").read_text())
+    assert meta["again"]["other_versions"] == [{**here, "torch": "9.9"}]
+    assert not any("other_versions" in meta[out] for out in ("here", "asked", "both"))
+
+
+def test_a_service_that_does_not_tell_its_versions_is_asked_all_the_same():
+    told = {"name": "one", "settings": {}, "needs_prompts": True, "scale": ""}
+    answer = {"scorers": [told], "limits": {"images": 1, "bytes": 9}}
+    with answering((200, json.dumps(answer))) as url:
+        assert open_remote(url).versions == {}
+    with answering((200, json.dumps({**answer, "versions": 3}))) as url, pytest.raises(UserError, match="not list sc"):
+        open_remote(url)
 
 
 def test_requests_are_no_larger_than_the_service_takes():

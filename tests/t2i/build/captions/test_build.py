@@ -122,7 +122,14 @@ def test_provenance_stands_beside_the_shards(source, captioner, perturber, tmp_p
     assert told["captioner"] == captioner.settings()
     assert told["captioner"]["template"] == "Say: {prompt}"
     assert told["perturber"] == perturber.settings()
-    assert told["written"] == {"groups": 3, "left_out": {}, "skipped": {}}
+    size = sum(len(data) for name, data in written(tmp_path / "out").items() if name.endswith(".parquet"))
+    assert told["written"] == {
+        "groups": 3,
+        "bytes": size,
+        "stamp": limited.stamp(),
+        "left_out": {},
+        "skipped": {},
+    }
 
 
 class Stopped(BaseException):
@@ -236,9 +243,9 @@ def test_what_is_there_is_kept_unless_asked_for(source, tmp_path):
     out, plan = tmp_path / "out", CaptionPlan("perturb", perturber=RULES)
     caption_groups(source, out, plan)
     before = written(out)
-    with pytest.raises(UserError, match="not empty: name another folder, or ask to overwrite it"):
-        caption_groups(source, out, plan)
     stronger = CaptionPlan("perturb", perturber=RulePerturber("strong"))
+    with pytest.raises(UserError, match="not empty: name another folder, or ask to overwrite it"):
+        caption_groups(source, out, stronger)
     assert written(out) == before
     caption_groups(source, out, stronger, overwrite=True)
     assert written(out).keys() == before.keys()
@@ -249,6 +256,32 @@ def test_what_is_there_is_kept_unless_asked_for(source, tmp_path):
     with pytest.raises(UserError, match="not empty"):
         caption_groups(source, out, plan)  # another plan's
     caption_groups(source, out, stronger)
+
+
+def test_the_same_call_again_finds_all_done(source, tmp_path, monkeypatch):
+    out, plan = tmp_path / "out", CaptionPlan("perturb", perturber=RULES)
+    copy = Source(str(shutil.copytree(source.path, tmp_path / "copy")))
+    first = caption_groups(copy, out, plan)
+    before = written(out)
+    with monkeypatch.context() as patch:
+        patch.setattr(RulePerturber, "perturb", lambda *_: pytest.fail("changed anew"))
+        again = caption_groups(copy, out, plan)
+    assert (again.written, again.left_out.counts, again.asked) == (first.written, first.left_out.counts, 0)
+    assert written(out) == before
+    # The first builds noted no more than this.
+    told = json.loads(before["captions.json"])
+    old = {**told, "written": {name: told["written"][name] for name in ("groups", "left_out", "skipped")}}
+    (out / "captions.json").write_text(json.dumps(old))
+    assert caption_groups(copy, out, plan).written == first.written
+    (out / "captions.json").write_bytes(before["captions.json"])
+    # Another source, or a shard that is gone, is not the same again.
+    write_groups(iter(list(copy.groups())[:4]), copy.path, mode="overwrite")
+    with pytest.raises(UserError, match="not empty"):
+        caption_groups(copy, out, plan)
+    assert caption_groups(copy, out, plan, overwrite=True).written.groups == 4
+    (out / "groups-00000.parquet").unlink()
+    with pytest.raises(UserError, match="not empty"):
+        caption_groups(copy, out, plan)
 
 
 def test_answers_are_those_of_a_models_contents(source, captioner, tmp_path):

@@ -1,0 +1,113 @@
+"""A text as the rules see it: which of its words the lexicon knows, which stay, and which are a noun's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from .kept_words import kept_places
+from .lexicon import Lexicon, Sense
+from .word_edits import DETERMINERS, Word
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Words `first` to `last` (inclusive) that can be changed; `sense` is None where the lexicon has none."""
+
+    first: int
+    last: int
+    sense: Sense | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Sentence:
+    """A text, its words, and the lexicon that it is read by."""
+
+    text: str
+    words: list[Word]
+    lexicon: Lexicon
+
+    @cached_property
+    def kept(self) -> frozenset[int]:
+        """Words that no change touches."""
+        return kept_places(self.text, self.words, lambda word: self._kind(word) in self.lexicon.attributes)
+
+    @cached_property
+    def known(self) -> dict[Slot, Sense]:
+        """What the lexicon has, the longest phrase first, no word twice."""
+        found, place = {}, 0
+        while place < len(self.words):
+            slots = (self._at(place, length) for length in range(self.lexicon.longest, 0, -1))
+            slot = next((slot for slot in slots if slot and slot.sense), None)
+            if slot and slot.sense:
+                found[slot] = slot.sense
+            place = slot.last + 1 if slot else place + 1
+        return found
+
+    @cached_property
+    def known_places(self) -> frozenset[int]:
+        """The numbers of the words that the lexicon has."""
+        return frozenset(place for slot in self.known for place in range(slot.first, slot.last + 1))
+
+    def is_bound(self, slot: Slot) -> bool:
+        """Whether the next word has need of this one: a rose before "garden" is no flower, and nobody sits a book."""
+        kind, follows = self.known[slot].kind, slot.last + 1
+        if follows == len(self.words) or not self.gap(follows).isspace() or follows in self.kept:
+            return False
+        after = self.words[follows]
+        of_thing = self._kind(after) in self.lexicon.nouns
+        if kind == "action":
+            return after.lower in DETERMINERS or of_thing or self._kind(after) in self.lexicon.attributes
+        named_so = self._kind(after) is None and after.counts and not after.may_be_verb
+        return kind in self.lexicon.nouns and (of_thing or named_so)
+
+    def is_unknown_noun(self, place: int) -> bool:
+        """Whether a word stands alone where a noun does: after a determiner or attributes, and before no other word."""
+        word, follows = self.words[place], place + 1
+        taken = place in self.kept or place in self.known_places or self._kind(word) is not None
+        if taken or not word.counts or word.may_be_verb:
+            return False
+        if place == 0 or not self.gap(place).isspace():
+            return False
+        before = self.words[place - 1]
+        if before.lower not in DETERMINERS and self._kind(before) not in self.lexicon.attributes:
+            return False
+        if follows == len(self.words) or not self.gap(follows).isspace():
+            return True
+        after = self.words[follows]
+        part_of_name = {None, *self.lexicon.nouns, *self.lexicon.attributes}
+        return not after.counts or self._kind(after) not in part_of_name or after.may_be_verb
+
+    def noun_of(self, slot: Slot) -> str | None:
+        """The word right after an attribute, which has it; None where none follows, or the slot is no attribute."""
+        follows = slot.last + 1
+        if self.known[slot].kind not in self.lexicon.attributes or follows == len(self.words):
+            return None
+        word = self.words[follows]
+        return word.lower if word.counts and self.gap(follows).isspace() else None
+
+    def written(self, slot: Slot) -> str:
+        """The words of a slot as the text has them."""
+        return self.text[self.words[slot.first].start : self.words[slot.last].end]
+
+    def breaks(self, place: int) -> bool:
+        """Whether a mark stands before a word."""
+        return any(mark in self.gap(place) for mark in ",;:.|\n")
+
+    def gap(self, place: int) -> str:
+        """What stands before a word."""
+        return self.text[self.words[place - 1].end if place else 0 : self.words[place].start]
+
+    def _at(self, place: int, length: int) -> Slot | None:
+        words = self.words[place : place + length]
+        sense = self.lexicon.senses.get(tuple(word.lower for word in words))
+        places = range(place, place + len(words))
+        if sense is None or self.kept & set(places) or any(not self.gap(i).isspace() for i in places[1:]):
+            return None
+        if words[0].text.isdigit() and not (self.gap(place) + " ").isspace():  # "16:9 inches"
+            return None
+        return Slot(place, places[-1], sense)
+
+    def _kind(self, word: Word) -> str | None:
+        sense = self.lexicon.senses.get((word.lower,))
+        return sense and sense.kind

@@ -1,0 +1,89 @@
+"""The rules on prompts as people write them: the style stays, and a word becomes another of its kind."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from palate.t2i.build.captions.kept_words import kept_places
+from palate.t2i.build.captions.rules import RulePerturber
+from palate.t2i.build.captions.word_edits import words_of
+
+PERSON = "(?:man|woman|boy|girl)"
+COLOUR = "(?:red|blue|green|yellow|purple|black|white|orange|pink|brown|gray)"
+WORD = "[a-z]+"
+PLACE = "(?:[a-z ]+)"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "pattern"),
+    [
+        ("portrait of an elderly woman, oil painting", f"portrait of an? (?:elderly|young) {PERSON}, oil painting"),
+        ("pink hair", f"{COLOUR} hair"),
+        ("Anime girl", "Anime (?:man|woman|boy)"),
+        (
+            "a black and white photo of a man walking his dog in New York",
+            f"a black and white photo of a {PERSON} walking his {WORD} in New York",
+        ),
+        (
+            "a majestic lion resting in the golden savanna at sunset, cinematic lighting, 8k",
+            f"an? majestic {WORD} {WORD} in the (?:golden|{COLOUR}) {WORD} at {WORD}, cinematic lighting, 8k",
+        ),
+        (
+            "girl with long hair and blue eyes, digital art, trending on artstation",
+            f"{PERSON} with (?:long|short) hair and {COLOUR} eyes, digital art, trending on artstation",
+        ),
+        ("an astronaut riding a horse, photorealistic, 4k", f"an? {WORD} riding an? {WORD}, photorealistic, 4k"),
+        ("pencil sketch of an old house", f"pencil sketch of an? (?:old|young) {WORD}"),
+        (
+            "Ultra realistic photograph of a red sports car, wide angle, 35mm lens",
+            f"Ultra realistic photograph of an? {COLOUR} sports {WORD}, wide angle, 35mm lens",
+        ),
+        ("1girl, anime style, green hair, school uniform", f"1girl, anime style, {COLOUR} hair(?:, school uniform)?"),
+        (
+            "a close-up of a cake on a wooden table, shallow depth of field",
+            f"a close-up of an? {WORD} {PLACE} an? {WORD} {WORD}, shallow depth of field",
+        ),
+        ("a vintage poster of a rose garden", f"a vintage poster of a rose {WORD}"),
+        ("old man reading a book, studio lighting", f"(?:old|young) {PERSON} reading an? {WORD}, studio lighting"),
+        ("a statue made of marble, isometric 3d render", f"an? {WORD} made of {WORD}, isometric 3d render"),
+        (
+            "knight in armor by greg rutkowski, concept art",
+            f"{WORD}(?: in armor)?(?: by greg rutkowski)?, concept art",
+        ),
+    ],
+)
+@pytest.mark.parametrize("strength", ["weak", "strong"])
+def test_style_stays_and_kinds_are_kept(prompt, pattern, strength):
+    for seed in range(25):
+        new = RulePerturber(strength, seed).perturb(prompt)
+        assert new is not None
+        assert re.fullmatch(pattern, new), new
+        assert new != prompt
+
+
+@pytest.mark.parametrize("prompt", ["an oil painting", "a painting in the style of van gogh", "4k, hdr, best quality"])
+def test_of_style_alone_nothing_can_be_made(prompt):
+    assert RulePerturber("strong").perturb(prompt) is None
+
+
+def test_unknown_words_change_places_only_as_nouns_of_one_clause():
+    for text in ("a fjord by rembrandt", "made in china", "a swarm of gnats", "a quokka, in an erg", "a quokka in erg"):
+        new = RulePerturber("strong").perturb(text)
+        assert new is None or text.startswith(new), text  # a phrase may be left out
+    assert RulePerturber().perturb("a quokka in an erg") == "an erg in a quokka"
+
+
+def test_kept_words_by_hand():
+    def kept(text: str) -> list[str]:
+        words = words_of(text)
+        places = kept_places(text, words, lambda word: word.lower in ("black", "white", "old", "red"))
+        return [words[place].text for place in sorted(places)]
+
+    assert kept("a black and white photo of an old red car") == ["black", "and", "white", "photo"]
+    assert kept("a red dog and old paintings") == ["old", "paintings"]
+    assert kept("red, photo") == ["photo"]
+    assert kept("a pencil, a pencil drawing") == ["pencil", "drawing"]
+    assert kept("2 dogs, 4k, 16:9, a 35mm film") == ["4k", "16", "9", "35mm"]
+    assert kept("Hot dog on a dog") == ["Hot", "dog"]

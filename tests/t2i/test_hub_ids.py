@@ -1,0 +1,80 @@
+"""palate's names of official checkpoints, wherever a model is named; and no word of the hub's own about its silence."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from palate.datasets.sources import looks_like_hub_id
+from palate.errors import UserError
+from palate.t2i.build.synpic.generators import Generator
+from palate.t2i.models.architectures import ARCHITECTURES, architecture_at_hand, find_architecture
+from palate.t2i.models.checkpoint import BUILT_IN, find_checkpoint
+from palate.t2i.models.hub_ids import HUB_IDS, official
+
+ROOT = Path(__file__).parents[2]
+SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A hub with the tiny SDXL under the official one's id; and a working folder."""
+    monkeypatch.chdir(tmp_path)
+    tiny = Path(find_checkpoint("tiny-sdxl").path)
+
+    def download(repository: str, name: str, revision: str | None = None) -> str:
+        assert repository == SDXL
+        return str(tiny / name)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    return tiny
+
+
+def test_a_name_stands_for_the_official_hub_id(hub):
+    assert find_checkpoint("sdxl").path == SDXL
+    assert Generator("sdxl", revision="main", lora="l").origin == f"{SDXL}@main + l"
+    assert [official(path) for path in ("sdxl", "tiny-sdxl", SDXL, "a/b")] == [SDXL, "tiny-sdxl", SDXL, "a/b"]
+    assert all(architecture.hub_ids == HUB_IDS[name] for name, architecture in ARCHITECTURES.items())
+    assert list(HUB_IDS) == list(ARCHITECTURES)
+
+
+def test_a_folder_of_that_name_counts_more(hub):
+    shutil.copytree(find_checkpoint("tiny-sd3").path, "sdxl")
+    assert (find_checkpoint("sdxl").path, find_checkpoint("sdxl").family.name) == ("sdxl", "sd3")
+    assert find_architecture("sdxl").family == "sd3"
+    found = architecture_at_hand("sdxl")
+    assert found is not None
+    assert found.resolution < 1024
+    assert official("sdxl") == Generator("sdxl").origin == "sdxl"
+
+
+def named_in_docs() -> list[str]:
+    """What `--from` and `Generator` name in README, docs and the command's first line."""
+    texts = [file.read_text(encoding="utf-8") for file in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))]
+    text = "\n".join([*texts, (ROOT / "cli/synpic.py").read_text(encoding="utf-8").splitlines()[0]])
+    given = [one for several in re.findall(r"--from ([\w./=,-]+)", text) for one in several.split(",")]
+    return [one for one in given if one != "..."] + re.findall(r'Generator\("([^"]+)"', text)
+
+
+def test_every_model_that_the_docs_name_can_be_found():
+    named = [one.partition("=")[2] or one for one in named_in_docs()]
+    assert len(named) > 8
+    assert [one for one in named if not (one in HUB_IDS or one in BUILT_IN or looks_like_hub_id(one))] == []
+
+
+def test_the_hub_is_silent_while_it_does_not_answer(monkeypatch, caplog):
+    from huggingface_hub.utils import logging
+
+    def download(*_: object, **__: object) -> str:
+        logging.get_logger("huggingface_hub.utils._http").warning("Retrying in 1s [Retry 1/5].")
+        raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    with pytest.raises(UserError, match="there is no folder nobody/nothing"):
+        find_checkpoint("nobody/nothing")
+    assert caplog.messages == []
+    logging.get_logger("huggingface_hub.utils._http").warning("heard again")
+    assert caplog.messages == ["heard again"]
