@@ -50,7 +50,7 @@ class StepAware:
     tokenizer: str | None = None
 
     def prepare_tensor(self, images: Tensor) -> Tensor:
-        """The normalised middle squares of float images `[n, 3, H, W]`, black 0 and white 1, `[n, 3, 224, 224]`; differentiable.
+        """The middle squares of float images `[n, 3, H, W]`, black 0 and white 1, normalised; differentiable.
 
         By the reference's filter: bicubic without antialiasing, which PickScore's has, and clamped after it.
         """
