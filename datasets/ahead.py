@@ -18,12 +18,13 @@ def default_workers() -> int:
 
 
 def ordered_map(
-    function: Callable[[Item], Result], items: Iterable[Item], workers: int
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int, ahead: int = 2
 ) -> Iterator[tuple[Item, Result]]:
     """Yield `(item, function(item))` in the order of `items`.
 
-    At most 2 x workers items are held, so a stream larger than memory passes through. `items` is advanced in the
-    caller's thread only: a reader need not be thread-safe.
+    At most `ahead` x workers items are held, so a stream larger than memory passes through. `items` is advanced in the
+    caller's thread only: a reader need not be thread-safe. A caller that is away for longer than the workers need for
+    what is held leaves them idle; one more `ahead` gives it the time of one more item.
     """
     if workers <= 1:
         for item in items:
@@ -34,7 +35,7 @@ def ordered_map(
     try:
         for item in items:
             pending.append((item, pool.submit(function, item)))
-            if len(pending) >= 2 * workers:
+            if len(pending) >= ahead * workers:
                 done, future = pending.popleft()
                 yield done, future.result()
         while pending:

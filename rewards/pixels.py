@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
+import pyarrow as pa
 import torch
 from PIL import Image
 from torch import Tensor
@@ -79,16 +80,20 @@ def centre_crop(picture: Image.Image, size: int = 224, offset: Callable[[int], i
     """
     height, width = _shortest_side(picture.height, picture.width, size)
     top, left = offset(height - size), offset(width - size)
-    resized = resize(picture, width, height)
-    return normalise(resized[:, top : top + size, left : left + size] / 255)
+
+    def cut() -> Tensor:
+        resized = resize(picture, width, height)
+        return normalise(resized[:, top : top + size, left : left + size] / 255)
+
+    return _once((id(picture), size, top, left), cut)
 
 
 @contextlib.contextmanager
 def shared_resizing() -> Iterator[None]:
-    """Within the block, in this thread, a picture becomes RGB once, and is resized to one size once.
+    """Within the block, in this thread, a picture becomes RGB once, is resized to one size once, and cut alike once.
 
-    PickScore, CLIPScore and ImageReward cut different middles out of the same small picture. Pictures must outlive the
-    block and stay as they are.
+    PickScore, CLIPScore and ImageReward cut middles out of the same small picture, of a square one the same. Pictures
+    must outlive the block and stay as they are, and so must what `centre_crop` and `resize` return.
     """
     _thread.known = {}
     try:
@@ -97,13 +102,24 @@ def shared_resizing() -> Iterator[None]:
         del _thread.known
 
 
-def rgb_levels(picture: Image.Image) -> np.ndarray:
-    """The picture's levels as RGB, uint8 `[H, W, 3]`, not to be written to.
+def rgb_levels(picture: Image.Image) -> Tensor:
+    """The picture's levels as RGB, uint8 `[H, W, 4]`, not to be written to; the fourth of each pixel means nothing.
+
+    Pillow holds RGB so, and they are its own memory where it lies in one piece, which it does up to 16 MB.
 
     Raises:
         OSError, ValueError: the picture cannot be decoded.
     """
-    return _once((id(picture),), lambda: np.array(to_rgb(picture)))
+
+    def unpacked() -> Tensor:
+        rgb = to_rgb(picture)
+        try:
+            levels = torch.from_dlpack(pa.array(rgb).values)
+        except (TypeError, ValueError):  # in several pieces, or Pillow is older than 11.2
+            levels = torch.from_numpy(np.array(rgb.convert("RGBX")))
+        return levels.view(rgb.height, rgb.width, 4)
+
+    return _once((id(picture),), unpacked)
 
 
 def resize(picture: Image.Image, width: int, height: int) -> Tensor:
@@ -117,8 +133,8 @@ def resize(picture: Image.Image, width: int, height: int) -> Tensor:
     """
 
     def filtered() -> Tensor:
-        levels = torch.from_numpy(rgb_levels(picture)).permute(2, 0, 1)
-        return bicubic(levels[None], height, width, antialias=True)[0]
+        levels = rgb_levels(picture).permute(2, 0, 1)
+        return bicubic(levels[None], height, width, antialias=True)[0, :3]
 
     return _once((id(picture), width, height), filtered)
 
@@ -165,7 +181,7 @@ def letterbox(picture: Image.Image, size: int = 224, antialias: bool = True) -> 
     levels = rgb_levels(picture)
     height, width = _longest_side(levels.shape[0], levels.shape[1], size)
     # The levels are brought to [0, 1] after they are few; the filter is linear.
-    return normalise(_bars(bicubic_levels(levels, height, width, antialias) / 255, size))
+    return normalise(_bars(bicubic_levels(levels, height, width, antialias)[:3] / 255, size))
 
 
 def letterbox_tensor(images: Tensor, size: int = 224, antialias: bool = True) -> Tensor:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
+from ...errors import PalateError
 from ..reward import BatchedReward, Failure, PixelReward, Reward
 from ..scorer import Scorer
 
@@ -47,22 +49,49 @@ def input_of(reward: Reward, picture: Image.Image) -> Any:
 
     Raises:
         OSError, ValueError: the picture cannot be prepared.
+        PalateError: the reward failed otherwise.
     """
-    return reward.prepare(picture) if takes_pixels(reward) else picture
+    if not takes_pixels(reward):
+        return picture
+    with blamed(reward, OSError, ValueError):
+        return reward.prepare(picture)
 
 
 def judged(reward: Reward, prompts: Sequence[str], inputs: Sequence[Any]) -> list[Mark]:
-    """One call of a scorer on pairs of a prompt and what `input_of` gave; all pixels of one size."""
-    failures: list[Failure] = []
-    if takes_pixels(reward):
-        import torch
+    """One call of a scorer on pairs of a prompt and what `input_of` gave; all pixels of one size.
 
-        with torch.inference_mode():
-            scores = reward.score_pixels(prompts, torch.stack(list(inputs))).float().cpu().tolist()
-    else:
-        scores = reward.score(prompts, inputs, failures).tolist()
+    Raises PalateError if the reward fails, whatever it raises; torch's lost memory passes.
+    """
+    failures: list[Failure] = []
+    with blamed(reward):
+        if takes_pixels(reward):
+            import torch
+
+            with torch.inference_mode():
+                scores = reward.score_pixels(prompts, torch.stack(list(inputs))).float().cpu().tolist()
+        else:
+            scores = reward.score(prompts, inputs, failures).tolist()
     reasons = {failure.index: failure.reason for failure in failures}
     return [
         score if math.isfinite(score) else reasons.get(index, f"the reward returned {score}")
         for index, score in enumerate(scores)
     ]
+
+
+@contextmanager
+def blamed(reward: Reward, *passing: type[Exception]) -> Iterator[None]:
+    """Turn what a reward raises, somebody else's perhaps, into a PalateError of one line that names it.
+
+    Args:
+        passing: what its caller knows what to do with.
+    """
+    import torch
+
+    try:
+        yield
+    except (*passing, PalateError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        reason = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+        raise PalateError(f"the scorer {reward.name} failed ({reason})") from error

@@ -23,6 +23,8 @@ from .rows import Row, Rows
 if TYPE_CHECKING:
     from PIL import Image
 
+_AHEAD = 4  # pictures a worker, about as long as three small networks take for a block
+
 
 @dataclass(frozen=True, eq=False)
 class _Block:
@@ -78,7 +80,7 @@ class ScoringRun:
 
     def go(self, rows: Rows, shard: tuple[int, int], workers: int) -> Iterator[int]:
         """Score block by block; yields how many rows each had."""
-        done = ordered_map(self.prepare, self.pictures(rows, shard), workers)
+        done = ordered_map(self.prepare, self.pictures(rows, shard), workers, _AHEAD)
         for _, of_block in itertools.groupby(done, key=lambda pair: pair[0].block.number):
             yield self.finish(list(of_block))
 

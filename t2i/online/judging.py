@@ -13,6 +13,7 @@ from ...errors import UserError
 from ...rewards.learn.fit import fingerprint
 from ...rewards.reward import Failure
 from ...rewards.scorer import open_scorer
+from ...rewards.scoring.asking import blamed
 from ...rewards.step_aware import open_step_aware
 from ..methods.online import JudgeSettings
 
@@ -69,7 +70,8 @@ def open_judge(settings: JudgeSettings, family: str, device: torch.device | str)
     scorer = open_scorer(settings.name, device=device, **assets)
 
     def ask(prompts: Sequence[str], pixels: Tensor, thousandths: Tensor, failures: list[Failure]) -> Tensor:
-        return torch.from_numpy(scorer.reward.score(prompts, to_pictures(pixels), failures))
+        with blamed(scorer.reward):
+            return torch.from_numpy(scorer.reward.score(prompts, to_pictures(pixels), failures))
 
     return PictureJudge(scorer.name, scorer.fingerprint, ask)
 

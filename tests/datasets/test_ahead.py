@@ -7,8 +7,8 @@ import pytest
 from palate.datasets.ahead import ordered_map
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_order_is_kept_and_the_source_is_read_only_a_little_ahead(workers):
+@pytest.mark.parametrize(("workers", "ahead"), [(1, 2), (3, 2), (3, 4)])
+def test_order_is_kept_and_the_source_is_read_only_a_little_ahead(workers, ahead):
     taken = []
 
     def source():
@@ -20,9 +20,9 @@ def test_order_is_kept_and_the_source_is_read_only_a_little_ahead(workers):
         time.sleep(0.001 * (number % 3))
         return number * number
 
-    for done, (number, result) in enumerate(ordered_map(square, source(), workers)):
+    for done, (number, result) in enumerate(ordered_map(square, source(), workers, ahead)):
         assert (number, result) == (done, done * done)
-        assert len(taken) <= done + 2 * workers
+        assert len(taken) <= done + ahead * workers
     assert len(taken) == 50
 
 

@@ -13,7 +13,9 @@ from palate.rewards.pixels import (
     floor_half,
     letterbox,
     letterbox_tensor,
+    rgb_levels,
     round_half,
+    shared_resizing,
     to_rgb,
 )
 
@@ -136,6 +138,25 @@ def test_opaque_rgba_and_palette_pictures_are_their_rgb():
     for variant in (picture, rgb.convert("RGBA"), rgb):
         assert torch.equal(letterbox(variant, 28), letterbox(rgb, 28))
         assert torch.equal(centre_crop(variant, 28), centre_crop(rgb, 28))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (37, 23), (2200, 2300)])  # Pillow holds the last one in two pieces
+def test_levels_are_those_that_pillow_hands_out_and_outlive_the_picture(size):
+    picture = noise(*size)
+    wanted = np.array(picture)
+    found = rgb_levels(picture)
+    del picture
+    assert found.shape == (*wanted.shape[:2], 4)
+    assert np.array_equal(found[..., :3].numpy(), wanted)
+
+
+def test_what_is_shared_is_what_each_makes_alone():
+    for picture in (noise(300, 300), noise(333, 224), noise(40, 30).quantize(16)):
+        alone = [centre_crop(picture, 28), centre_crop(picture, 28, round_half), letterbox(picture, 28)]
+        with shared_resizing():
+            shared = [centre_crop(picture, 28), centre_crop(picture, 28, round_half), letterbox(picture, 28)]
+            assert centre_crop(picture, 28) is shared[0]
+        assert all(torch.equal(*pair) for pair in zip(shared, alone, strict=True))
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int32])

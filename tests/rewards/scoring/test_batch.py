@@ -273,6 +273,23 @@ def test_a_failure_leaves_other_scorers_and_rows_alone(tmp_path, folder, monkeyp
     assert all(row["red"] is not None for row in found)
 
 
+def test_a_scorer_that_breaks_is_named_and_the_others_scores_are_kept(tmp_path, folder):
+    """Somebody else's code may raise anything."""
+    calls = []
+
+    def wild(prompt: str, image: Image.Image) -> float:
+        calls.append(image.size)
+        return {}["x"] if len(calls) > 3 else 1.0
+
+    with pytest.raises(PalateError, match=r"^the scorer wild failed \(KeyError: 'x'\)$"):
+        score_images(folder, [scorer_of(from_function("wild", wild, version="1"))], tmp_path, batch_size=2, workers=1)
+    calls.clear()
+    again = score_images(
+        folder, [scorer_of(from_function("wild", lambda prompt, image: 1.0, version="1"))], tmp_path, batch_size=2
+    )
+    assert again.new["wild"] == len(table(tmp_path)) - 2  # the first block was on disk
+
+
 def test_manifest_rows_at_fault_are_named(tmp_path, tiny):
     picture(1).save(tmp_path / "a.png")
     rows = [

@@ -11,7 +11,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from palate.datasets.shapes.prompts import draw_prompts, draw_scene
 from palate.datasets.shapes.world import render
-from palate.errors import UserError
+from palate.errors import PalateError, UserError
 from palate.rewards.clip_keys import Heads
 from palate.rewards.clip_tower import ClipTower
 from palate.rewards.step_aware import StepAware, open_step_aware, save_step_aware
@@ -52,6 +52,13 @@ def test_broken_and_refused_pictures_have_no_score_and_the_others_have_theirs():
     assert scores[0] == 1.0
     assert scores[1].isnan()
     assert "'a cat' is not a prompt of the shapes world" in judge.reason
+
+
+def test_a_scorer_that_breaks_is_one_line(monkeypatch):
+    judge = open_judge(JudgeSettings(name="shapes_oracle"), "sdxl", "cpu")
+    monkeypatch.setattr("palate.t2i.online.judging.to_pictures", lambda pixels: {}["x"])
+    with pytest.raises(PalateError, match=r"the scorer shapes_oracle failed \(KeyError: 'x'\)"):
+        judge.score(["a"], torch.rand(1, 3, 8, 8), torch.zeros(1))
 
 
 def test_an_infinite_score_is_none():
