@@ -18,7 +18,7 @@ import secrets
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from threading import Event
-from typing import Any, TypeGuard
+from typing import Any
 
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from PIL import Image
@@ -27,12 +27,11 @@ from starlette.requests import ClientDisconnect
 from ... import __version__
 from ...datasets.ahead import default_workers
 from ..pixels import shared_resizing
-from ..reward import BatchedReward, PixelReward, Reward
 from ..scorer import Scorer
-from ..scoring.asking import NO_PROMPT
+from ..scoring.asking import Mark, input_of, prompt_for, takes_pixels, unusable
 from ..scoring.picture_file import read_picture
 from ..scoring.provenance import versions
-from .queue import BatchQueue, Mark, ScorerFailedError, StoppedError
+from .queue import BatchQueue, ScorerFailedError, StoppedError
 from .request import Asked, Limits, read_request
 
 _CLIENT_LEFT = 499
@@ -165,31 +164,24 @@ class _Work:
         with shared_resizing():
             marks = {name: self.queued(self.scorers[name], prompt, picture, gone) for name in names}
         # A whole picture may have hundreds of megabytes, so that no more of them wait than there are threads.
-        whole = [name for name in names if not _takes_pixels(self.scorers[name].reward)]
+        whole = [name for name in names if not takes_pixels(self.scorers[name].reward)]
         wait([mark for name in whole if isinstance(mark := marks[name], Future)])
         return marks
 
     def queued(self, scorer: Scorer, prompt: str | None, picture: Image.Image, gone: Event) -> Future[Mark] | str:
         """The mark to come, or the reason why there will be none."""
-        if scorer.needs_prompts and prompt is None:
-            return NO_PROMPT
-        medium: Any = picture
-        reward = scorer.reward
-        if _takes_pixels(reward):
-            try:
-                medium = reward.prepare(picture)
-            except (ValueError, OSError) as error:
-                return str(error) or type(error).__name__
-        return self.queue.submit(scorer, prompt or "", medium, gone)
+        if reason := unusable(scorer, prompt):
+            return reason
+        try:
+            medium = input_of(scorer.reward, picture)
+        except (ValueError, OSError) as error:
+            return str(error) or type(error).__name__
+        return self.queue.submit(scorer, prompt_for(scorer, prompt), medium, gone)
 
     def close(self) -> None:
         self.pool.shutdown(wait=False, cancel_futures=True)
         self.queue.close()
         self.pool.shutdown()
-
-
-def _takes_pixels(reward: Reward) -> TypeGuard[PixelReward]:
-    return isinstance(reward, PixelReward) and not isinstance(reward, BatchedReward)
 
 
 async def _unless_left(request: Request, work: Any) -> Any:

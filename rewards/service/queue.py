@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections import deque
 from collections.abc import Hashable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from threading import Condition, Event, Thread
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ...errors import PalateError
-from ..reward import Failure, PixelReward
 from ..scorer import Scorer
+from ..scoring.asking import Mark, judged
 
 if TYPE_CHECKING:
     from PIL import Image
-
-Mark: TypeAlias = float | str
-"""A score, or the reason why there is none."""
 
 _STOPS = "the service stops"
 _log = logging.getLogger(__name__)
@@ -39,7 +35,7 @@ class StoppedError(PalateError):
 
 @dataclass(frozen=True, eq=False)
 class _Item:
-    """One pair to be scored; `medium` is what a PixelReward's `prepare` gave, or for other rewards the picture."""
+    """One pair to be scored; `medium` is what `input_of` gave."""
 
     scorer: Scorer
     prompt: str
@@ -148,34 +144,16 @@ def _marks(items: list[_Item]) -> list[Mark | ScorerFailedError]:
     if not items:
         return []
     try:
-        return [*_scored(items)]
+        return [*judged(items[0].scorer.reward, [item.prompt for item in items], [item.medium for item in items])]
     except Exception as error:  # whatever a network does, the thread and the other callers go on
         if len(items) == 1:
             name = items[0].scorer.name
             _log.warning("%s failed on a picture", name, exc_info=error)
-            return [ScorerFailedError(f"{name} failed: {str(error) or type(error).__name__}".splitlines()[0])]
+            told = str(error) if isinstance(error, PalateError) else f"the scorer {name} failed: {error}"
+            return [ScorerFailedError(told.splitlines()[0])]
         out_of_memory = isinstance(error, torch.OutOfMemoryError)
     # Outside the handler: within it, the error's traceback still holds the batch's memory.
     if out_of_memory:
         torch.cuda.empty_cache()
     middle = len(items) // 2
     return _marks(items[:middle]) + _marks(items[middle:])
-
-
-def _scored(items: list[_Item]) -> list[Mark]:
-    reward, prompts = items[0].scorer.reward, [item.prompt for item in items]
-    failures: list[Failure] = []
-    media = [item.medium for item in items]
-    pixels = [medium for medium in media if isinstance(medium, Tensor)]
-    pictures = [medium for medium in media if not isinstance(medium, Tensor)]
-    if pictures:
-        values = reward.score(prompts, pictures, failures).tolist()
-    else:
-        assert isinstance(reward, PixelReward)
-        with torch.inference_mode():
-            values = reward.score_pixels(prompts, torch.stack(pixels)).float().cpu().tolist()
-    reasons = {failure.index: failure.reason for failure in failures}
-    return [
-        value if math.isfinite(value) else reasons.get(index, f"the reward returned {value}")
-        for index, value in enumerate(values)
-    ]

@@ -270,7 +270,11 @@ def test_a_scorer_that_breaks_off_gives_no_score_and_goes_on(gelu_folder):
             asked = {"prompts": prompts, "images": [text_of(PNG)] * len(prompts), "scorers": [name]}
             answer = client.post("/score", json=asked)
             told.append((answer.status_code, answer.json().get("detail")))
-    assert told == [(500, "moody failed: CUDA error: device-side assert"), (500, "MemoryError"), (200, None)]
+    assert told == [
+        (500, "the scorer moody failed (RuntimeError: CUDA error: device-side assert)"),
+        (500, "MemoryError"),
+        (200, None),
+    ]
 
 
 def test_a_photograph_is_turned_as_people_see_it():

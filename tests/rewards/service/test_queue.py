@@ -107,7 +107,7 @@ def test_a_pair_that_the_network_chokes_on_costs_its_company_nothing(queue, capl
     reward = Mean()
     marks = ask(queue, scorer_of(reward), range(4), ["a", "b", "poison", "c"])
     reward.go.set()
-    with pytest.raises(ScorerFailedError, match="mean failed: index out of range"):
+    with pytest.raises(ScorerFailedError, match=r"the scorer mean failed \(RuntimeError: index out of range"):
         marks.pop(2).result(10)
     assert [mark.result(10) for mark in marks] == [0, 1, 3]
     assert "mean failed on a picture" in caplog.text
