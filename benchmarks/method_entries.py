@@ -107,7 +107,7 @@ ENTRIES: dict[str, Entry] = {
     "capo": Entry({"name": "capo", "beta": 100}, settings=_flow(20)),
     "dcpo_perturb": Entry({"name": "dcpo", "beta": 500}, form="perturb", settings=_flow(100)),
     "tpo": Entry({"name": "tpo", "beta": 500}, form="tpo", settings=_flow(100)),
-    "pnapo": Entry({"name": "pnapo", "beta": 1000, "label_scale": 0.2}, settings=_flow(50)),
+    "pnapo": Entry({"name": "pnapo", "beta": 5000, "label_scale": 0.2}, settings=_flow(500)),
     "diffusion_kto": Entry({"name": "diffusion_kto", "beta": 250}, settings=_flow(25)),
     "em_dpo": Entry({"name": "em_dpo", "beta": 500}, settings=_flow(50)),
     "seppo": Entry(

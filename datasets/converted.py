@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .convert import convert_groups
 from .digest import digest
-from .folders import IMAGE_SUFFIXES
+from .images import IMAGE_SUFFIXES
 from .open import detect_format
 from .parquet import is_unfinished
 from .store import GroupStore

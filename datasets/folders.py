@@ -14,11 +14,11 @@ from pathlib import Path
 
 from ..errors import UserError
 from .group import Group
+from .images import IMAGE_SUFFIXES
 from .json_rows import read_json_rows
 from .skips import BAD_ROW, MISSING_FILE, NO_PARTNER, NO_PROMPT, SkipLog
 
 FOLDER_NAMES = (("w", "l"), ("winners", "losers"), ("win", "lose"), ("chosen", "rejected"), ("good", "bad"))
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jxl"})
 _CAPTION_FILES = ("captions.jsonl", "metadata.jsonl")
 _PROMPT_COLUMNS = ("prompt", "caption", "text")
 

@@ -14,6 +14,10 @@ FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000
 """What is read, by Pillow's names; a camera's MPO is a JPEG. Pillow opens more, some of it (EPS) with another program,
 and a file's name does not tell its format."""
 
+_COMMON = (".png", ".jpg", ".jpeg", ".jfif", ".mpo", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES = frozenset((*_COMMON, ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx"))
+"""Of files of these formats, lower case: where a folder is looked through, its other files are no pictures."""
+
 MIN_SIDE = 8
 """Pixels. The VAE of every supported family divides each side by 8, so a smaller picture has no latent."""
 

@@ -176,8 +176,10 @@ def letterbox(picture: Image.Image, size: int = 224, antialias: bool = True) -> 
         float32 `[3, size, size]`.
 
     Raises:
-        OSError, ValueError: the picture cannot be decoded.
+        OSError, ValueError: the picture cannot be decoded, or is too thin.
     """
+    if fault := ratio_fault(picture.width, picture.height):
+        raise ValueError(fault)
     levels = rgb_levels(picture)
     height, width = _longest_side(levels.shape[0], levels.shape[1], size)
     # The levels are brought to [0, 1] after they are few; the filter is linear.

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..datasets.images import IMAGE_SUFFIXES
 from ..errors import UserError
 from .scoring.picture_file import read_picture
-from .scoring.rows import PICTURES
 
 
 def open_references(source: str | Path | Sequence[str | Path | Image.Image]) -> list[Image.Image]:
@@ -26,7 +26,7 @@ def open_references(source: str | Path | Sequence[str | Path | Image.Image]) -> 
             files: Sequence[str | Path | Image.Image] = [path]
         else:
             inside = sorted(path.iterdir())
-            files = [file for file in inside if file.suffix.lower() in PICTURES and not file.name.startswith(".")]
+            files = [file for file in inside if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")]
             if not files:
                 raise UserError(f"{path} holds no pictures; give a folder with a few pictures of the subject")
     else:

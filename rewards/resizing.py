@@ -70,9 +70,10 @@ def _sums(length: int, size: int, antialias: bool) -> _Sums:
     """What torch makes of a unit matrix's columns, `[size, length]`."""
     parts = []
     for start in range(0, length, _COLUMNS):
-        unit = torch.zeros(length, min(_COLUMNS, length - start))
+        count = min(_COLUMNS, length - start)
+        unit = torch.zeros(length, max(2, count))  # torch's antialiased filter is wrong where one column comes out
         unit[start:].fill_diagonal_(1)
-        parts.append(bicubic(unit[None, None], size, unit.shape[1], antialias)[0, 0].to_sparse())
+        parts.append(bicubic(unit[None, None], size, unit.shape[1], antialias)[0, 0, :, :count].to_sparse())
     matrix = torch.cat(parts, dim=1).coalesce()
     rows, places = matrix.indices()
     starts = torch.searchsorted(rows.contiguous(), torch.arange(size + 1))

@@ -51,7 +51,7 @@ _JUDGE = {**_VLM, "aspect": "aspect"}
 _CLIP_B = "openai/clip-vit-base-patch32"
 _MIDDLE = "shortest side to the tower's size by 8-bit bicubic, middle square, CLIP's normalisation"
 _SQUASHED = "both sides to the tower's size by 8-bit bicubic, CLIP's normalisation; BERT's 35 word pieces"
-_LETTERBOX = "longest side to the tower's size by bicubic on floats, black bars, CLIP's normalisation; CLIP's 77 tokens"
+_LETTERBOX = "longest side to the tower's size by bicubic on whole floats, black bars, CLIP's normalisation; 77 tokens"
 _SHOW = (
     "padded to a square with CLIP's mean, to the tower's size by Pillow's bicubic, CLIP's normalisation; "
     'Does this figure show "{}"? Please answer yes or no.'

@@ -40,6 +40,7 @@ from .models.family import Conditions
 from .models.model import TextToImageModel, require_xformers
 from .models.policy import FullPolicy, LoraPolicy, Policy
 from .models.sampling import sampling_for
+from .models.settings import ReferenceSettings
 from .online.recipe import OnlineRecipe
 from .plan import Plan
 from .prepare import Advance, Say, prepare
@@ -68,7 +69,13 @@ def align(recipe: Recipe, say: Say = print, advance: Advance | None = None) -> S
     method = recipe.method.build(_elements(model, recipe))
     known = validation_numbers(method, model.device) if recipe.data.holdout else ()
     refuse(recipe, model, state.num_processes, known, ("training.micro_batch",) if method.over_batch else ())
-    say_rounding(recipe.model, say)
+    if method.rival is None:
+        say_rounding(recipe.model, say)
+    elif recipe.model.tuning == "full" and recipe.model.reference != ReferenceSettings():
+        raise UserError(
+            f"model.reference has no effect on {method.name}, whose reference is an earlier state of the policy, in "
+            "its precision and on its device; leave it out"
+        )
     resolution = recipe.data.resolution or model.resolution
     # The least that it can be: memory and LoRA targets that will not do are told before hours of encoding.
     least = workload_of(recipe, method, resolution, method.candidates or method.fewest)

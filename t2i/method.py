@@ -32,7 +32,7 @@ class Rival:
     """A last candidate that the reference draws for the group's prompt, in place of a loser from the data.
 
     Attributes:
-        steps: of the sampler: DDIM, Euler on a flow.
+        steps: of the checkpoint's own sampler.
         guidance: of the sampler; above 1 each step asks the network twice.
         every: training steps after which the reference is another of the policy's earlier states.
     """

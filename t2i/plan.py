@@ -232,7 +232,7 @@ def _row(number: int, group: Group, chosen: Sequence[int]) -> dict[str, Any]:
 def _nothing_left(store: GroupStore, log: SkipLog, method: Method) -> str:
     where = f"{len(store)} groups were read and none can be trained on"
     if set(log.counts) == {TIE}:
-        return f"{where}: all are ties, and {method.name} learns from differences; label them again"
+        return f"{where}: all are ties, in which no picture is preferred to another; label them again"
     if set(log.counts) == {TOO_FEW}:
         return f"{where}: {method.name} compares at least {method.fewest} candidates and these have fewer"
     if set(log.counts) == {LACKS["captions"]}:

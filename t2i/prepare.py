@@ -139,7 +139,8 @@ def _report(plan: Plan, log: SkipLog, method: Method, say: Say) -> None:
     if plan.captioned and "captions" not in method.requires:
         say(f"{plan.captioned} groups have a caption for each candidate, and {method.name} trains on these")
     if plan.rankings:
-        say(f"{plan.rankings} groups have more than two candidates: {method.name} takes the best against the worst")
+        taken = "the best" if method.candidates == 1 else "the best against the worst"
+        say(f"{plan.rankings} groups have more candidates than {method.name} compares: it takes {taken}")
 
 
 def _encode_prompts(

@@ -58,6 +58,8 @@ class ReplayedPolicy:
             yield self._bare
             return
         own = {name: weight.data for name, weight in self._weights.items()}
+        training = self._bare.training
+        self._bare.eval()  # a LoRA's dropout is the policy's alone
         try:
             for name, weight in self._weights.items():
                 weight.data = self._earlier[name]
@@ -65,6 +67,7 @@ class ReplayedPolicy:
         finally:
             for name, weight in self._weights.items():
                 weight.data = own[name]
+            self._bare.train(training)
 
     def save(self, folder: Path) -> None:
         """Write the trained weights so that diffusers opens them without palate."""

@@ -1,41 +1,51 @@
-"""Pictures that a network draws while training, to be compared with those of the data."""
+"""Pictures that a network draws while training, to be compared with those of the data.
+
+They come about as those of the data did, by the checkpoint's own sampler, 8 bits a channel, and through the
+autoencoder: another sampler's hand or a missing round trip is told apart more easily than what a picture shows, and
+would be learned in its place.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..diffusion import NoiseProcess, guided, sample
+from .batches import pictures_at_once
+from .generate import draw_pictures
 from .method import Rival
-from .models.family import Conditions, Family, Framing
+from .models.family import Conditions, Framing
+from .models.model import TextToImageModel
+from .models.sampling import Sampling
 
 
 @torch.no_grad()
 def draw_rivals(
-    ask: Callable[[Conditions, Tensor, Tensor], Tensor],
-    process: NoiseProcess,
-    family: Family,
+    model: TextToImageModel,
+    network: Any,
     rival: Rival,
     conditions: Conditions,
     empty: Conditions,
-    start: Tensor,
+    seeds: Sequence[int],
     resolution: int,
-) -> tuple[Tensor, Conditions]:
-    """One latent `[n, C, h, w]` for each row of encoded prompts, and the conditions under which it was drawn.
+) -> tuple[Tensor, Tensor, Conditions]:
+    """One picture for each of n encoded prompts: its latents' mean and deviation, `[n, C, h, w]`, and its conditions.
 
     Args:
-        ask: `(conditions, noisy, times) -> prediction`, the network that draws.
-        conditions: of n prompts; what they say of a picture's size is replaced by the rival's own.
+        network: draws; not wrapped.
+        conditions: of the prompts; what they say of a picture's size is replaced by the rival's own.
         empty: of the empty prompt, one row.
-        start: the samplers' starting noise.
+        seeds: of the starting noise.
         resolution: pixels a side.
     """
-    n, side = len(start), (resolution, resolution)
-    sizes = family.size_conditions([Framing(side, (0, 0), side)] * n)
-    given = conditions | {name: tensor.to(start.device) for name, tensor in sizes.items()}
-    without = {name: tensor.to(start.device).expand(n, *tensor.shape[1:]) for name, tensor in empty.items()}
-    predict = guided(partial(ask, given), partial(ask, given | without), rival.guidance)
-    return sample(predict, process, start, rival.steps), given
+    side = (resolution, resolution)
+    sizes = model.family.size_conditions([Framing(side, (0, 0), side)] * len(seeds))
+    given = conditions | {name: tensor.to(model.device) for name, tensor in sizes.items()}
+    sampling = Sampling(rival.steps, rival.guidance, resolution, pictures_at_once(resolution))
+    drawn = list(draw_pictures(model, model.pipeline(network), conditions, empty, seeds, sampling))
+    levels = torch.from_numpy(np.stack([np.asarray(picture.convert("RGB")) for picture in drawn]))
+    mean, std = model.encode_images(levels.permute(0, 3, 1, 2).float() / 127.5 - 1)
+    return mean, std, given

@@ -71,7 +71,9 @@ class AlignmentTask:
         each = [generator_for(self.seed, Stream.POSTERIOR, visit.position, i) for i in range(len(entry.images))]
         draws["posterior"] = normal_noise((len(each), *self._latent_shape), each)
         if self.method.rival:
-            draws["rival"] = normal_noise(self._latent_shape, generator_for(self.seed, Stream.SAMPLING, visit.position))
+            generator = generator_for(self.seed, Stream.SAMPLING, visit.position)
+            draws["rival"] = normal_noise(self._latent_shape, generator)  # within its latent's posterior
+            draws["rival_seed"] = torch.randint(2**31, (1,), generator=generator)
         progress = min(1.0, visit.position / self.visits) if self.visits and dropout else 0.0
         return {**item, "labels": torch.tensor(entry.labels), "draws": draws, "progress": torch.tensor(progress)}
 
@@ -129,18 +131,11 @@ class AlignmentTask:
 
     def _with_rivals(self, rival: Rival, clean: Tensor, batch: dict[str, Any]) -> tuple[Tensor, Conditions]:
         """Latents `[B, 2, C, h, w]`, each group's own and the one that the reference draws, and their conditions."""
-        own, start = batch["conditions"], batch["draws"]["rival"].to(clean)
+        own, draws = batch["conditions"], batch["draws"]
+        empty, seeds = self.prepared.source.empty(), draws["rival_seed"].flatten().tolist()
         with self.policy.reference() as network:
-            drawn, given = draw_rivals(
-                lambda conditions, noisy, times: self._ask(conditions, network, noisy, times),
-                self.model.process,
-                self.model.family,
-                rival,
-                own,
-                self.prepared.source.empty(),
-                start,
-                self.prepared.resolution,
-            )
+            mean, std, given = draw_rivals(self.model, network, rival, own, empty, seeds, self.prepared.resolution)
+        drawn = mean.to(clean) + std.to(clean) * draws["rival"].to(clean)
         conditions = {name: torch.stack([own[name], given[name]], 1).flatten(0, 1) for name in own}
         return torch.cat([clean, drawn[:, None].to(clean)], 1), conditions
 

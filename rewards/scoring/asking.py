@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
+import numpy as np
+
 from ...errors import PalateError
 from ..reward import BatchedReward, Failure, PixelReward, Reward
 from ..scorer import Scorer
@@ -45,14 +47,16 @@ def takes_pixels(reward: Reward) -> TypeGuard[PixelReward]:
 
 
 def input_of(reward: Reward, picture: Image.Image) -> Any:
-    """What `judged` takes for a picture: prepared pixels `[3, h, w]`, or the picture itself.
+    """What `judged` takes for a picture: prepared pixels `[3, h, w]`, or a copy of the picture.
+
+    A copy, because a scorer that draws on its picture or shrinks it must not show others what it left.
 
     Raises:
         OSError, ValueError: the picture cannot be prepared.
         PalateError: the reward failed otherwise.
     """
     if not takes_pixels(reward):
-        return picture
+        return picture.copy()
     with blamed(reward, OSError, ValueError):
         return reward.prepare(picture)
 
@@ -68,13 +72,17 @@ def judged(reward: Reward, prompts: Sequence[str], inputs: Sequence[Any]) -> lis
             import torch
 
             with torch.inference_mode():
-                scores = reward.score_pixels(prompts, torch.stack(list(inputs))).float().cpu().tolist()
+                given = reward.score_pixels(prompts, torch.stack(list(inputs))).float().cpu().numpy()
         else:
-            scores = reward.score(prompts, inputs, failures).tolist()
+            given = reward.score(prompts, inputs, failures)
+        with np.errstate(over="ignore"):  # beyond float32 is no finite score
+            scores = np.asarray(given).astype(np.float32)
+        if scores.shape != (len(prompts),):
+            raise ValueError(f"{len(prompts)} pictures, and an answer of shape {list(scores.shape)}")
     reasons = {failure.index: failure.reason for failure in failures}
     return [
         score if math.isfinite(score) else reasons.get(index, f"the reward returned {score}")
-        for index, score in enumerate(scores)
+        for index, score in enumerate(scores.tolist())
     ]
 
 

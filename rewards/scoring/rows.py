@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from ...datasets.csv_rows import read_csv_rows
+from ...datasets.images import IMAGE_SUFFIXES
 from ...datasets.json_rows import read_json_rows
 from ...datasets.open import open_groups
 from ...datasets.parquet import file_rows, open_parquet
 from ...datasets.skips import SkipLog
 from ...errors import UserError
 
-PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
 GENERATED = "images.jsonl"  # the list that `palate generate` writes beside its pictures
 _TABLES = frozenset({".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet"})
 _OWN = re.compile(r"log-\d+-of-\d+\.jsonl|scores\.(parquet|jsonl|meta\.json)")  # what scoring writes into a folder
@@ -139,7 +139,7 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 def _is_picture(file: Path) -> bool:
-    return file.suffix.lower() in PICTURES and not file.name.startswith(".")
+    return file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
 
 
 def _is_row(file: Path) -> bool:

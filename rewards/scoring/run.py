@@ -157,7 +157,8 @@ class ScoringRun:
             prompt = prompt_for(scorer, block.rows[place].prompt)
             if prompt not in scored:
                 with self.locks[name]:
-                    scored[prompt] = self.answer(scorer, judged(scorer.reward, [prompt], [decoded])[0])
+                    shown = input_of(scorer.reward, decoded)
+                    scored[prompt] = self.answer(scorer, judged(scorer.reward, [prompt], [shown])[0])
             result.answers[name][place] = scored[prompt]
         result.left[name] = []
 

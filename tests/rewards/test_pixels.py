@@ -106,7 +106,9 @@ def test_the_odd_pixel_of_the_bars_goes_below():
 
 
 def test_a_sliver_keeps_one_row():
-    assert letterbox(Image.new("RGB", (2000, 1), "white")).shape == (3, 224, 224)
+    assert letterbox(Image.new("RGB", (200, 1), "white")).shape == (3, 224, 224)
+    with pytest.raises(ValueError, match="2000 x 1 pixels: one side is more than 200 times the other"):
+        letterbox(Image.new("RGB", (2000, 1), "white"))  # the filter's weights alone would take gigabytes at a million
 
 
 def test_the_letterbox_of_tensors_is_that_of_pictures():

@@ -290,6 +290,54 @@ def test_a_scorer_that_breaks_is_named_and_the_others_scores_are_kept(tmp_path, 
     assert again.new["wild"] == len(table(tmp_path)) - 2  # the first block was on disk
 
 
+@pytest.mark.parametrize("given", [[], [1.0, 2.0, 3.0], [[1.0]], 1.0, ["a"]], ids=str)
+def test_an_answer_of_another_shape_is_no_score(tmp_path, given):
+    """One picture's score must not become another's."""
+
+    class Short:
+        name, modality, differentiable, batched, needs_prompts = "short", "image", False, True, False
+
+        def score(self, prompts, pictures, failures):
+            return np.array(given if len(prompts) == 1 else [1.0] * (len(prompts) - 1))
+
+    for number in range(3):
+        picture(number).save(tmp_path / f"{number}.png")
+    for batch_size in (1, 3):
+        with pytest.raises(PalateError, match=r"^the scorer short failed \((ValueError|TypeError): "):
+            score_images(tmp_path, [scorer_of(Short())], tmp_path / "out", batch_size=batch_size)
+
+
+def test_what_is_beyond_float32_is_no_score(tmp_path):
+    picture(0).save(tmp_path / "a.png")
+
+    class Vast:
+        name, modality, differentiable, batched, needs_prompts = "vast", "image", False, True, False
+
+        def score(self, prompts, pictures, failures):
+            return np.full(len(prompts), 1e300)
+
+    score_images(tmp_path, [scorer_of(Vast())], tmp_path / "out")
+    assert table(tmp_path / "out")[0]["error"] == "the reward returned inf"
+
+
+def test_a_scorer_that_changes_its_picture_changes_nobody_elses(tmp_path, tiny):
+    def shrinks(prompt: str, image: Image.Image) -> float:
+        image.thumbnail((2, 2))
+        image.paste((0, 0, 0), (0, 0, *image.size))
+        return float(image.width)
+
+    picture(0).save(tmp_path / "a.png")
+    rows = [{"image": "a.png", "prompt": prompt} for prompt in PROMPTS]
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    sees, pixels = from_function("red", red, version="1"), tiny[0]
+    alone = score_images(tmp_path / "list.jsonl", [scorer_of(sees), pixels], tmp_path / "alone")
+    behind = [scorer_of(from_function("shrinks", shrinks)), scorer_of(sees), pixels]
+    score_images(tmp_path / "list.jsonl", behind, tmp_path / "behind")
+    assert alone.new["red"] == 3
+    for one, other in zip(table(tmp_path / "alone"), table(tmp_path / "behind"), strict=True):
+        assert (one["red"], one["pickscore"]) == (other["red"], other["pickscore"])
+
+
 def test_manifest_rows_at_fault_are_named(tmp_path, tiny):
     picture(1).save(tmp_path / "a.png")
     rows = [
