@@ -153,7 +153,8 @@ def test_levels_are_those_that_pillow_hands_out_and_outlive_the_picture(size):
 
 
 def test_what_is_shared_is_what_each_makes_alone():
-    for picture in (noise(300, 300), noise(333, 224), noise(40, 30).quantize(16)):
+    # Of 59 x 28 the two middles differ by a pixel.
+    for picture in (noise(300, 300), noise(333, 224), noise(59, 28), noise(40, 30).quantize(16)):
         alone = [centre_crop(picture, 28), centre_crop(picture, 28, round_half), letterbox(picture, 28)]
         with shared_resizing():
             shared = [centre_crop(picture, 28), centre_crop(picture, 28, round_half), letterbox(picture, 28)]
