@@ -112,7 +112,8 @@ def _print(result: Estimate, card: Card | None) -> None:
     phases = Table("phase", "peak GiB", "TFLOP a pair", box=None, padding=(0, 2))
     phases.add_row("encoding prompts", f"{result.text_encoding_peak_gib:.3g}", "")
     encoding = f"{result.preparation_tflops_per_pair:.3g} once, prompt and pictures"
-    phases.add_row("encoding pictures", f"{result.vae_encoding_peak_gib:.3g}", encoding)
+    if result.parts == 1:  # else there are only prompts
+        phases.add_row("encoding pictures", f"{result.vae_encoding_peak_gib:.3g}", encoding)
     for name, training in (("training", result.plain), ("training, checkpointed", result.checkpointed)):
         phases.add_row(name, f"{training.peak_gib:.3g}", f"{training.tflops_per_pair:.3g}")
     console.print(phases)

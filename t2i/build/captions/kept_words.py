@@ -31,10 +31,14 @@ _MATERIALS = frozenset(_MATERIALS_WORDS.split())
 """Kept right before what is made of them: a pencil drawing is none of a pencil."""
 
 _FIXED_PHRASES = (
-    "depth of field, trending on, hot dog, ice cream, teddy bear, fire hydrant, new york, van gogh, star wars, "
+    "depth of field, trending on, hot dog, hot dogs, ice cream, ice cream cone, ice cream cones, teddy bear, "
+    "teddy bears, fire hydrant, hot air balloon, hot air balloons, new york, times square, van gogh, star wars, "
     "golden retriever"
 )
 _FIXED = tuple(tuple(phrase.split()) for phrase in _FIXED_PHRASES.split(", "))
+_ENDS_WORDS = "and or but with on in at by of to next near beside under behind above below is are"
+_ENDS = frozenset(_ENDS_WORDS.split())
+"""Words before which a colour's name stands for the fruit: an orange on a plate."""
 _COUNT = re.compile(r"\d+ +[^\W\d_]{3}")  # "2 dogs"; not "16:9", "4k" or "35 mm"
 
 
@@ -50,7 +54,7 @@ def kept_places(text: str, words: Sequence[Word], is_attribute: Callable[[Word],
         if any(sign.isdigit() for sign in word.text):
             if not (word.text.isdigit() and _COUNT.match(text, word.start)):
                 kept.add(place)
-        elif word.lower in _LOOKS:
+        elif word.lower in _LOOKS or (word.lower == "orange" and _ends_a_phrase(text, words, place)):
             kept.add(place)
         elif word.lower in _MADE or word.lower.removesuffix("s") in _MADE:
             kept |= set(range(_first_of_its_attributes(text, words, place, is_attribute), place + 1))
@@ -65,6 +69,13 @@ def _first_of_its_attributes(text: str, words: Sequence[Word], place: int, is_at
             break
         place -= 1
     return place
+
+
+def _ends_a_phrase(text: str, words: Sequence[Word], place: int) -> bool:
+    if place + 1 == len(words):
+        return True
+    following = words[place + 1]
+    return not text[words[place].end : following.start].isspace() or following.lower in _ENDS
 
 
 def _in_fixed_expressions(lower: Sequence[str]) -> Iterator[int]:

@@ -87,3 +87,24 @@ def test_kept_words_by_hand():
     assert kept("a pencil, a pencil drawing") == ["pencil", "drawing"]
     assert kept("2 dogs, 4k, 16:9, a 35mm film") == ["4k", "16", "9", "35mm"]
     assert kept("Hot dog on a dog") == ["Hot", "dog"]
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [
+        ("a hot air balloon over a green lake", "hot air balloon"),
+        ("a child with an ice cream cone in a red car", "ice cream cone"),
+        ("a tall tower in Times Square at night", "Times Square"),
+        ("a small bowl with roses and an orange", "orange"),
+        ("an orange on a blue plate", "orange"),
+    ],
+)
+def test_what_is_one_thing_in_two_words_or_a_fruit_stays(text, whole):
+    for seed in range(25):
+        for strength in ("weak", "strong"):
+            changed = RulePerturber(strength, seed).perturb(text)
+            assert changed is not None
+            assert changed != text
+            assert whole in changed, changed
+    colours = {RulePerturber("strong", seed).perturb("an orange cat on a sofa") for seed in range(25)}
+    assert any("orange" not in text for text in colours)  # a colour it is before a noun
