@@ -7,11 +7,12 @@
                  reference explains the liked picture better than the policy
 
 The reference is one of the policy's own earlier states, drawn at random and drawn again every `every` steps, and the
-rival is its picture of the same prompt.
+rival is its picture of the same prompt, by the checkpoint's own sampler and through the autoencoder as the data's.
 
 Official settings (SD1.5): effective batch 2048, a new earlier state every 30 steps. The training code is not published
 and the paper is known to us second hand: beta is Diffusion-DPO's, and sampler steps and guidance are ours. Nothing is
-published for flow. A step costs `steps` passes of the reference more (twice as many with guidance) for each picture.
+published for flow. For each picture a step costs `steps` passes of the reference more (twice as many with guidance) and
+one round trip through the autoencoder, which stays in memory. A tie is left out: nothing is liked in it.
 """
 
 from __future__ import annotations
