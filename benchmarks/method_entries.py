@@ -114,8 +114,8 @@ ENTRIES: dict[str, Entry] = {
         {"name": "seppo", "beta": 500, "every": 30, "steps": 8, "guidance": 1},
         settings=_flow(50),
         note="It learns from the winners alone, and draws the pictures to compare them with; the budget counts these. "
-        "Where these winners are the model's own pictures, about half of its comparisons are flipped, and what is left is "
-        "fine-tuning on one's own pictures.",
+        "Where these winners are the model's own pictures, about half of its comparisons are flipped, and what is left "
+        "is fine-tuning on one's own pictures.",
     ),
     "smpo": Entry(
         {"name": "inpo", "beta": 2000, "gamma": 1.0, "label_scale": 0.2, "corrections": 1, "eta": 0.0},
