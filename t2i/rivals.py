@@ -25,7 +25,7 @@ from .models.sampling import Sampling
 @torch.no_grad()
 def draw_rivals(
     model: TextToImageModel,
-    network: Any,
+    pipeline: Any,
     rival: Rival,
     conditions: Conditions,
     empty: Conditions,
@@ -35,7 +35,7 @@ def draw_rivals(
     """One picture for each of n encoded prompts: its latents' mean and deviation, `[n, C, h, w]`, and its conditions.
 
     Args:
-        network: draws; not wrapped.
+        pipeline: from `model.pipeline(network)`.
         conditions: of the prompts; what they say of a picture's size is replaced by the rival's own.
         empty: of the empty prompt, one row.
         seeds: of the starting noise.
@@ -45,7 +45,7 @@ def draw_rivals(
     sizes = model.family.size_conditions([Framing(side, (0, 0), side)] * len(seeds))
     given = conditions | {name: tensor.to(model.device) for name, tensor in sizes.items()}
     sampling = Sampling(rival.steps, rival.guidance, resolution, pictures_at_once(resolution))
-    drawn = list(draw_pictures(model, model.pipeline(network), conditions, empty, seeds, sampling))
+    drawn = list(draw_pictures(model, pipeline, conditions, empty, seeds, sampling))
     levels = torch.from_numpy(np.stack([np.asarray(picture.convert("RGB")) for picture in drawn]))
     mean, std = model.encode_images(levels.permute(0, 3, 1, 2).float() / 127.5 - 1)
     return mean, std, given

@@ -51,6 +51,7 @@ class AlignmentTask:
         self.network = self.policy.network
         self.groups = len(self.prepared.train)
         channels, factor = self.model.latent_shape
+        self._pipeline = None
         self._latent_shape = (channels, *[self.prepared.resolution // factor] * 2)
 
     def item(self, visit: Visit) -> dict[str, Any]:
@@ -134,7 +135,10 @@ class AlignmentTask:
         own, draws = batch["conditions"], batch["draws"]
         empty, seeds = self.prepared.source.empty(), draws["rival_seed"].flatten().tolist()
         with self.policy.reference() as network:
-            mean, std, given = draw_rivals(self.model, network, rival, own, empty, seeds, self.prepared.resolution)
+            self._pipeline = self._pipeline or self.model.pipeline(network)  # of the same network in every step
+            mean, std, given = draw_rivals(
+                self.model, self._pipeline, rival, own, empty, seeds, self.prepared.resolution
+            )
         drawn = mean.to(clean) + std.to(clean) * draws["rival"].to(clean)
         conditions = {name: torch.stack([own[name], given[name]], 1).flatten(0, 1) for name in own}
         return torch.cat([clean, drawn[:, None].to(clean)], 1), conditions

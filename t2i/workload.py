@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from .models.architectures import Architecture, find_architecture
 
 if TYPE_CHECKING:
     from .method import Method
+    from .online.recipe import OnlineRecipe
     from .recipe import Recipe
 
 
@@ -85,12 +86,25 @@ def workload_of(
         resolution: pixels a side where the caller has settled it; None takes the recipe's, or the checkpoint's own.
     Raises UserError: the checkpoint cannot be found.
     """
-    model, training = recipe.model, recipe.training
-    architecture = find_architecture(model.path, model.revision)
     if candidates is None:
         candidates = 2 if method is None else method.candidates or GROUP
     if method is not None:
         candidates = method.compared(candidates)
+    return replace(
+        plain_workload(recipe, candidates, resolution),
+        knob="the number of candidates" if method is not None and method.candidates is None else None,
+        calls=0 if method is None else method.calls(candidates),
+        reference=method is None or method.needs_reference,
+    )
+
+
+def plain_workload(recipe: Recipe | OnlineRecipe, candidates: int, resolution: int | None = None) -> Workload:
+    """What a recipe says of model, optimizer and precision, with `candidates` pictures in a group.
+
+    Raises UserError: the checkpoint cannot be found.
+    """
+    model, training = recipe.model, recipe.training
+    architecture = find_architecture(model.path, model.revision)
     return Workload(
         architecture=architecture,
         resolution=resolution or recipe.data.resolution or architecture.resolution,
@@ -99,13 +113,10 @@ def workload_of(
         targets=model.lora.targets,
         images=candidates * training.micro_batch,
         candidates=candidates,
-        knob="the number of candidates" if method is not None and method.candidates is None else None,
-        calls=0 if method is None else method.calls(candidates),
         dtype=settled_dtype(model.dtype, model.tuning, training.precision),
         precision=training.precision,
         optimizer=training.optimizer.name,
         ema=training.ema is not None,
-        reference=method is None or method.needs_reference,
         reference_dtype=model.reference.dtype,
         reference_device=model.reference.device,
     )
