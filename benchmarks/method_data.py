@@ -37,10 +37,14 @@ from palate.t2i.prepare import prepare
 from palate.t2i.recipe import DataConfig
 from palate.training.disk import write_json
 
-FORMS = ("groups", "winners", "hybrid", "perturb", "tpo", "prompts")
-"""`groups`: four pictures and their labels. `winners`: the best of each. `hybrid`, `perturb`: with DCPO's captions of
-that name. `tpo`: the best picture twice, with a caption that fits and one that does not. `prompts`: no picture at all,
-see `prompts_file`."""
+FORMS = ("groups", "winners", "stronger", "stronger_winners", "hybrid", "perturb", "tpo", "prompts")
+"""`groups`: four pictures and their labels. `winners`: the best of each. `stronger`: the best of four that are drawn
+with guidance and in more steps, against the worst of `groups`; `stronger_winners`: the former alone. `hybrid`,
+`perturb`: with DCPO's captions of that name. `tpo`: the best picture twice, with a caption that fits and one that does
+not. `prompts`: no picture at all, see `prompts_file`."""
+
+STRONGER = {"steps": 20, "guidance": 4.0}
+"""How the tiny models draw the stronger pictures."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +99,13 @@ def make_data(name: str, folder: Path, size: Size) -> None:
     _write(folder / "errors", lambda: _drawn(model, size.error_groups, size, sampling, held_out=True))
     groups = [group.sorted_by_label() for group in read_groups(folder / "groups") if not group.is_tie]
     _write(folder / "winners", lambda: map(_winner, groups))
-    prompts_file(folder).write_text("".join(f"{group.prompt}\n" for group in read_groups(folder / "groups")))
+    _write(folder / "stronger", lambda: _against_stronger(model, groups, size))
+    _write(folder / "stronger_winners", lambda: map(_winner, read_groups(folder / "stronger")))
+    if not prompts_file(folder).exists():
+        prompts_file(folder).write_text("".join(f"{group.prompt}\n" for group in read_groups(folder / "groups")))
     for mode in ("hybrid", "perturb", "tpo"):
         _write(folder / mode, lambda mode=mode: _captioned(groups, mode))
-    for form in ("groups", "hybrid", "perturb", "tpo"):
+    for form in ("groups", "stronger", "hybrid", "perturb", "tpo"):
         _write(folder / f"{form}-shuffled", lambda form=form: _shuffled(list(read_groups(folder / form))))
     # Once for all runs, which only read.
     every = RankDPO().build(1)
@@ -137,6 +144,17 @@ def _drawn(model: TextToImageModel, count: int, size: Size, sampling: Sampling, 
     else:
         prompts, seed = [p.text for p in draw_prompts(count, size.seed, held_out=False)], size.seed
     return sample_groups(model, prompts, size.per_prompt, seed, sampling, oracle_rater, source=model.checkpoint.path)
+
+
+def _against_stronger(model: TextToImageModel, groups: Sequence[Group], size: Size) -> Iterator[Group]:
+    """The best of the prompt's stronger pictures against the worst of `groups`, which are sorted."""
+    sampling = sampling_for(model, **STRONGER, batch_size=size.batch_size)
+    prompts = [group.prompt for group in groups]
+    drawn = sample_groups(model, prompts, size.per_prompt, 4_000_000, sampling, oracle_rater, model.checkpoint.path)
+    for weak, strong in zip(groups, map(Group.sorted_by_label, drawn), strict=True):
+        if strong.labels[0] > weak.labels[-1]:
+            pair = strong.candidates[0], weak.candidates[-1]
+            yield replace(weak, candidates=pair, labels=(strong.labels[0], weak.labels[-1]), model=None, seed=None)
 
 
 def _winner(group: Group) -> Group:

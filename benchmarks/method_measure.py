@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from method_data import Size, evaluation_prompts, evaluation_seeds, make_data, read_json, require_size, sampling_of
+from method_data import Size, evaluation_prompts, evaluation_seeds, make_data, read_json, sampling_of
 from torch import nn
 
 from palate.datasets.shapes.oracle import judge
@@ -31,9 +31,8 @@ def base(name: str, part: str, folder: Path, size: Size) -> dict[str, Any]:
     """The base model's measures, made once, and the size under which."""
     data = folder / "data" / name
     file = data / f"base-{part}.json"
-    require_size(data, size)
+    make_data(name, data, size)
     if not file.exists():
-        make_data(name, data, size)
         write_json(file, measure(name, None, part, data, size))
     return {**read_json(file), "size": asdict(size)}
 

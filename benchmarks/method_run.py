@@ -109,7 +109,7 @@ def offline_recipe(job: Job, data: Path, folder: Path) -> tuple[Recipe, int]:
     values["data"] = {"path": str(data / (job.form + "-shuffled" * job.shuffled)), "cache": str(data / "cache")}
     values["output"] = {"folder": str(folder), "kohya": False}
     method = Recipe.model_validate(values).method.build(elements=1)  # counted only
-    k = method.compared(len(method.pick({"winners": 1, "groups": 4}.get(job.form, 2))))
+    k = method.compared(len(method.pick({"winners": 1, "stronger_winners": 1, "groups": 4}.get(job.form, 2))))
     per_group = round(k * (FORWARD + BACKWARD + FORWARD * (method.needs_reference + method.calls(k))))
     batch = job.pictures // k
     steps = job.evaluations // (per_group * batch)

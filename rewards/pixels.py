@@ -25,6 +25,8 @@ MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 """Of CLIP's training pictures in [0, 1], per channel; ImageReward (BLIP) uses them too."""
 
+_MEAN, _STD = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+
 T = TypeVar("T")
 _thread = threading.local()  # `known`, within `shared_resizing`
 
@@ -207,8 +209,7 @@ def _bars(images: Tensor, size: int) -> Tensor:
 
 def normalise(images: Tensor) -> Tensor:
     """`[..., 3, h, w]` in [0, 1] to CLIP's scale."""
-    mean, std = (images.new_tensor(values)[:, None, None] for values in (MEAN, STD))
-    return (images - mean) / std
+    return (images - _MEAN.to(images)) / _STD.to(images)
 
 
 def _shortest_side(height: int, width: int, size: int) -> tuple[int, int]:

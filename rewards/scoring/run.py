@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 from ...datasets.ahead import ordered_map
 from ...errors import PalateError
 from ..pixels import shared_resizing
-from ..reward import BatchedReward
 from ..scorer import Scorer
-from .asking import Mark, input_of, judged, prompt_for, takes_pixels, unusable
+from .asking import Mark, PixelBatch, input_of, judged, prompt_for, takes_batches, unusable
 from .history import Answer, Column, History, Record
 from .log import ScoreLog
 from .picture_file import read_picture
@@ -73,6 +72,7 @@ class ScoringRun:
     def __init__(self, scorers: Sequence[Scorer], log: ScoreLog, batch_size: int, upright: bool) -> None:
         self.scorers, self.log, self.batch_size, self.upright = scorers, log, batch_size, upright
         self.sizes = {scorer.name: batch_size for scorer in scorers}
+        self.batch = PixelBatch()
         self.locks = {scorer.name: Lock() for scorer in scorers}
         self.new = {scorer.name: 0 for scorer in scorers}
         self.failures = {scorer.name: 0 for scorer in scorers}
@@ -146,7 +146,7 @@ class ScoringRun:
     def apply(self, scorer: Scorer, block: _Block, decoded: Image.Image, result: _Prepared) -> None:
         """Preprocess for a network, or score at once where there is none."""
         name = scorer.name
-        if takes_pixels(scorer.reward) or isinstance(scorer.reward, BatchedReward):
+        if takes_batches(scorer.reward):
             try:
                 result.inputs[name] = input_of(scorer.reward, decoded)
             except (ValueError, OSError) as error:
@@ -220,7 +220,7 @@ class ScoringRun:
         while len(marks) < len(prompts):
             span = slice(len(marks), len(marks) + self.sizes[scorer.name])
             try:
-                marks += judged(scorer.reward, prompts[span], inputs[span])
+                marks += judged(scorer.reward, prompts[span], inputs[span], self.batch)
             except torch.OutOfMemoryError:
                 if self.sizes[scorer.name] == 1:
                     raise PalateError(

@@ -41,10 +41,10 @@ def write_tables(
                 lines.write(json.dumps(_plain(row, scorers), ensure_ascii=True, allow_nan=False) + "\n")
                 group.append(row)
                 if len(group) == _ROW_GROUP:
-                    writer.write_table(pa.Table.from_pylist(group, schema))
+                    writer.write_table(_table(group, schema))
                     group = []
             if group:
-                writer.write_table(pa.Table.from_pylist(group, schema))
+                writer.write_table(_table(group, schema))
         parts[2].write_text(meta + "\n", encoding="utf-8")
         for part, file in zip(parts, (parquet, jsonl, side), strict=True):
             part.replace(file)
@@ -52,6 +52,31 @@ def write_tables(
         for part in parts:
             part.unlink(missing_ok=True)
     return parquet, jsonl, side
+
+
+def _table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Rows as a table of texts and numbers.
+
+    From buffers, because `pa.array` imports pandas where that is installed, which takes as long as thirty pictures.
+    """
+    columns = []
+    for column in schema:
+        values = [row[column.name] for row in rows]
+        make = _texts if column.type == pa.string() else _numbers
+        columns.append(make(values))
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _numbers(values: Sequence[float]) -> pa.Array:
+    return pa.Array.from_buffers(pa.float32(), len(values), [None, pa.py_buffer(np.asarray(values, dtype=np.float32))])
+
+
+def _texts(values: Sequence[str | None]) -> pa.Array:
+    encoded = [(value or "").encode() for value in values]
+    ends = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
+    present = np.packbits(np.array([value is not None for value in values], dtype=bool), bitorder="little")
+    buffers = [pa.py_buffer(present), pa.py_buffer(ends), pa.py_buffer(b"".join(encoded))]
+    return pa.Array.from_buffers(pa.string(), len(values), buffers)
 
 
 def _rows(log: ScoreLog, blocks: int, scorers: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -7,6 +7,7 @@ import os
 import signal
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -107,3 +108,14 @@ def test_the_shard_that_ends_last_sees_what_the_other_did_meanwhile(pictures, tm
 
     last = score_images(pictures, [side()], tmp_path / "out", batch_size=2, shard=(0, 2), advance=other)
     assert [one.tables is not None for one in (*done, last)] == [True, True]
+
+
+@pytest.mark.parametrize("count", [0, 1, 8, 9, 20])
+def test_columns_from_buffers_are_what_pyarrow_makes_of_the_values(count):
+    texts = ["", None, "a", "Ωμέγα 語", "x" * 300]
+    numbers = [1.5, float("-inf"), 0.1, 3e38]  # no NaN, which is not like itself
+    rows = [{"text": texts[i % 5], "number": numbers[i % 4], "none": None} for i in range(count)]
+    schema = pa.schema([("text", pa.string()), ("number", pa.float32()), ("none", pa.string())])
+    found = table._table(rows, schema)
+    found.validate(full=True)
+    assert found.equals(pa.Table.from_pylist(rows, schema))
