@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING
+
+from ..errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
 WITH = "Scorers, with commas between; `palate score --list` names them."
-WEIGHTS = "NAME=PATH or NAME.ASSET=PATH (an asset is tokenizer, head, ...) in place of the hub's; may be given again."
+WEIGHTS = (
+    "NAME=PATH or NAME.ASSET=PATH (an asset is tokenizer, head, ...), or another hub id, in place of the official; or "
+    "a setting, as hpsv2.antialias=false; may be given again."
+)
 DEVICE = "cpu, cuda, ...; auto: a GPU where there is one."
 DTYPE = "Of the networks: float32, bfloat16 or float16; else that of each scorer's published numbers."
 BATCH = "Pictures at once; 128 on a GPU and 32 on a CPU, halved where memory is short."
@@ -34,18 +40,18 @@ def split_names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def read_assets(weights: list[str]) -> dict[str, dict[str, str]]:
-    """`["pickscore=p", "imagereward.tokenizer=t"]` by scorer and asset. A scorer's own name may hold a dot.
+def read_assets(weights: list[str]) -> dict[str, dict[str, str | float]]:
+    """`["pickscore=p", "mps.threshold=0.01"]` by scorer and asset or setting. A scorer's own name may hold a dot.
 
     Raises:
-        UserError: a text is of another form, a scorer has no such asset, or one is named twice.
+        UserError: a text is of another form, a scorer has no such asset, a setting is of another type, or one is named
+            twice.
     """
     from importlib.metadata import EntryPoint
 
-    from ..errors import UserError
     from ..rewards.registry import find_entry
 
-    found: dict[str, dict[str, str]] = {}
+    found: dict[str, dict[str, str | float]] = {}
     for text in weights:
         target, equals, path = text.partition("=")
         if not (target and equals and path):
@@ -55,12 +61,22 @@ def read_assets(weights: list[str]) -> dict[str, dict[str, str]]:
         if dot and not tail.isdecimal():
             name, asset = head, tail
         entry = find_entry(name)
-        if not isinstance(entry, EntryPoint) and asset not in entry.assets:
-            raise UserError(f"{name} has no asset {asset!r}; it has {', '.join(entry.assets) or 'none'}")
+        options = {} if isinstance(entry, EntryPoint) else entry.options
+        if not isinstance(entry, EntryPoint) and asset not in {*entry.assets, *options}:
+            raise UserError(f"{name} has no asset {asset!r}; it has {', '.join([*entry.assets, *options]) or 'none'}")
         if asset in found.setdefault(name, {}):
             raise UserError(f"--weights names the {asset} of {name} twice; give {found[name][asset]} or {path}")
-        found[name][asset] = path
+        found[name][asset] = _setting(target, options[asset], path) if asset in options else path
     return found
+
+
+def _setting(target: str, kind: type, text: str) -> float:
+    if kind is bool and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    with contextlib.suppress(ValueError):
+        if kind is float:
+            return float(text)
+    raise UserError(f"--weights {target} is {text!r}; it is {'true or false' if kind is bool else 'a number'}")
 
 
 def place(device: str, dtype: str | None) -> tuple[torch.device, torch.dtype | None]:
@@ -69,8 +85,6 @@ def place(device: str, dtype: str | None) -> tuple[torch.device, torch.dtype | N
     Raises:
         UserError: the precision is unknown, or the device is not here.
     """
-    from ..errors import UserError
-
     if dtype not in (None, "float32", "bfloat16", "float16"):
         raise UserError(f"--dtype is {dtype!r}; it is float32, bfloat16 or float16")
     import torch
@@ -99,8 +113,6 @@ def read_shard(text: str) -> tuple[int, int]:
     Raises:
         UserError: it is no part of a whole.
     """
-    from ..errors import UserError
-
     number, _, count = text.partition("/")
     if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
         raise UserError(f"--shard is {text!r}; it is I/N with I from 1 to N, such as 1/4")

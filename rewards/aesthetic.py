@@ -22,7 +22,7 @@ from .clip_score import REPOSITORY
 from .clip_tower import ClipTower
 from .pixels import centre_crop, centre_crop_tensor, round_half
 from .reward import ScoresPixels, require_pairs
-from .weights import load_tensors
+from .weights import find_weights, load_tensors
 
 HEAD_FILE = "sac+logos+ava1-l14-linearMSE.pth"
 HEAD_URL = (
@@ -82,8 +82,9 @@ def open_aesthetic(
     Args:
         path: a folder or hub id with OpenAI's CLIP as transformers writes it; None for openai/clip-vit-large-patch14
             (1.7 GB).
-        head: a `.pth` or `.safetensors` file with `layers.{0,2,4,6,7}`; None for the official one (3.7 MB, from GitHub,
-            by its checksum). The authors' `reluMSE` head has the same keys and activations between: not that one.
+        head: a `.pth` or `.safetensors` file with `layers.{0,2,4,6,7}`, or a folder or hub id that has it under the
+            official name; None for the official one (3.7 MB, from GitHub, by its checksum). The authors' `reluMSE` head
+            has the same keys and activations between: not that one.
         tokenizer: a folder or hub id; None where `path` holds it, as the official one does.
         device: where scoring happens.
         dtype: of the towers.
@@ -91,9 +92,7 @@ def open_aesthetic(
     Raises:
         UserError: model, tokenizer or head cannot be loaded, or do not belong together.
     """
-    file = Path(head).expanduser() if head is not None else _download_head()
-    if not file.is_file():
-        raise UserError(f"{file} does not exist; give the path of {HEAD_FILE}, or none to download it")
+    file = _download_head() if head is None else find_weights(head, "GitHub", HEAD_FILE)
     weight, bias = collapse(load_tensors(file), str(file))
     tower = ClipTower.open(path or REPOSITORY, "quick_gelu", tokenizer, device, dtype)
     if len(weight) != tower.model.config.projection_dim:

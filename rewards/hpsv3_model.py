@@ -31,15 +31,21 @@ _UNUSED = frozenset({"lm_head.weight"})
 class Hpsv3Network(nn.Module):
     """Token ids and patches to HPSv3's two outputs.
 
+    `mark`, where it is not None, stands in for the embedding's row of the token that is read, `[width]`: the one row
+    that is trained.
+
     Args:
         config: of Qwen2-VL, with as many tokens as the embedding has rows.
     """
+
+    mark: nn.Parameter | None
 
     def __init__(self, config: Qwen2VLConfig) -> None:
         super().__init__()
         self.qwen = Qwen2VLModel(config)
         width = config.text_config.hidden_size  # type: ignore[union-attr]
         self.head = build_head(width)
+        self.register_parameter("mark", None)
 
     def forward(self, ids: Tensor, shown: Tensor, places: Tensor, patches: Tensor, grid: Tensor) -> Tensor:
         """The mean of the score and the logarithm of its deviation, float32 `[n, 2]`; differentiable in patches.
@@ -53,13 +59,16 @@ class Hpsv3Network(nn.Module):
         """
         language = self.qwen.language_model
         states = language.embed_tokens(ids)
+        read = torch.arange(len(ids), device=ids.device), places
+        if self.mark is not None:
+            states = states.index_put(read, self.mark.to(states.dtype))
         seen = projected(self.qwen.visual(patches.to(states.dtype), grid_thw=grid))
         states = states.masked_scatter(shown[..., None], seen.to(states.dtype))
         positions = torch.arange(ids.shape[1], device=ids.device).expand(3, *ids.shape)
         # No mask: what is padded stands behind the token that is read, and attention looks back only.
         states = language(inputs_embeds=states, position_ids=positions, use_cache=False).last_hidden_state
         with torch.autocast(states.device.type, enabled=False):
-            return self.head(states[torch.arange(len(ids), device=ids.device), places].float())
+            return self.head(states[read].float())
 
 
 def build_head(width: int) -> nn.Sequential:

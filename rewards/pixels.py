@@ -28,7 +28,7 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 _MEAN, _STD = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
 
 T = TypeVar("T")
-_thread = threading.local()  # `known`, within `shared_resizing`
+_thread = threading.local()  # `shared`, within `shared_resizing`: the picture's pixels, and what is known of them
 
 _SIXTEEN_BIT = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
 
@@ -87,21 +87,21 @@ def centre_crop(picture: Image.Image, size: int = 224, offset: Callable[[int], i
         resized = resize(picture, width, height)
         return normalise(resized[:, top : top + size, left : left + size] / 255)
 
-    return _once((id(picture), size, top, left), cut)
+    return _once(picture, (size, top, left), cut).clone()  # its caller may write to it
 
 
 @contextlib.contextmanager
-def shared_resizing() -> Iterator[None]:
-    """Within the block, in this thread, a picture becomes RGB once, is resized to one size once, and cut alike once.
+def shared_resizing(picture: Image.Image) -> Iterator[None]:
+    """Within the block, in this thread, this picture becomes RGB once, is resized to one size once, and cut alike once.
 
-    PickScore, CLIPScore and ImageReward cut middles out of the same small picture, of a square one the same. Pictures
-    must outlive the block and stay as they are, and so must what `centre_crop` and `resize` return.
+    PickScore, CLIPScore and ImageReward cut middles out of the same small picture, of a square one the same. Its pixels
+    must stay as they are; pictures that share its memory count as the same.
     """
-    _thread.known = {}
+    _thread.shared = picture.im, {}
     try:
         yield
     finally:
-        del _thread.known
+        del _thread.shared
 
 
 def rgb_levels(picture: Image.Image) -> Tensor:
@@ -117,18 +117,18 @@ def rgb_levels(picture: Image.Image) -> Tensor:
         rgb = to_rgb(picture)
         try:
             levels = torch.from_dlpack(pa.array(rgb).values)
-        except (TypeError, ValueError):  # in several pieces, or Pillow is older than 11.2
+        except ValueError:  # in several pieces
             levels = torch.from_numpy(np.array(rgb.convert("RGBX")))
         return levels.view(rgb.height, rgb.width, 4)
 
-    return _once((id(picture),), unpacked)
+    return _once(picture, (), unpacked)
 
 
 def resize(picture: Image.Image, width: int, height: int) -> Tensor:
     """The picture as RGB in another size, by torch's bicubic filter for 8-bit levels: uint8 `[3, height, width]`.
 
     It is what transformers' image processors do since version 5, at a ninth of the time of Pillow's. Of the levels,
-    1 in 100 at most differ from Pillow's, and by one.
+    1 in 100 at most differ from Pillow's, and by one. Not to be written to.
 
     Raises:
         OSError, ValueError: the picture cannot be decoded.
@@ -138,16 +138,16 @@ def resize(picture: Image.Image, width: int, height: int) -> Tensor:
         levels = rgb_levels(picture).permute(2, 0, 1)
         return bicubic(levels[None], height, width, antialias=True)[0, :3]
 
-    return _once((id(picture), width, height), filtered)
+    return _once(picture, (width, height), filtered)
 
 
-def _once(key: tuple[int, ...], make: Callable[[], T]) -> T:
-    known: dict[tuple[int, ...], Any] | None = getattr(_thread, "known", None)
-    if known is None:
+def _once(picture: Image.Image, key: tuple[int, ...], make: Callable[[], T]) -> T:
+    shared: tuple[Any, dict[tuple[int, ...], Any]] | None = getattr(_thread, "shared", None)
+    if shared is None or shared[0] is not picture.im:
         return make()
-    if key not in known:
-        known[key] = make()
-    return known[key]
+    if key not in shared[1]:
+        shared[1][key] = make()
+    return shared[1][key]
 
 
 def centre_crop_tensor(images: Tensor, size: int = 224, offset: Callable[[int], int] = floor_half) -> Tensor:

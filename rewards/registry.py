@@ -79,7 +79,8 @@ def open_reward(name: str, **assets: Any) -> Reward:
     try:
         call = inspect.signature(opener).bind(**entry.preset, **given)
     except TypeError as error:
-        raise UserError(f"{name} cannot be opened so ({error}); its assets are {_list(entry.assets)}") from error
+        known = _list({**entry.assets, **entry.options})
+        raise UserError(f"{name} cannot be opened so ({error}); its assets are {known}") from error
     return opener(*call.args, **call.kwargs)
 
 
@@ -121,5 +122,5 @@ def _plain(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "").replace(" ", "")
 
 
-def _list(names: Mapping[str, str]) -> str:
+def _list(names: Mapping[str, Any]) -> str:
     return ", ".join(names) or "none"

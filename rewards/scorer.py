@@ -9,7 +9,7 @@ import math
 import os
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..errors import UserError
 from ..training.disk import hashed
-from .function import FunctionReward
+from .function import FunctionReward, from_function
 from .registry import find_entry, open_reward
+from .reward import Reward
 
 if TYPE_CHECKING:
-    from .reward import Reward
+    from PIL import Image
 
 UNNAMED = "made"
 """The setting of a scorer that nobody has named: another text for each that is made."""
@@ -119,8 +120,8 @@ def open_scorer(name: str, **assets: Any) -> Scorer:
     return Scorer(name, reward, settings, entry.needs_prompts, entry.scale)
 
 
-def scorer_of(reward: Reward, **settings: Any) -> Scorer:
-    """A scorer around a reward that is open already, or around a function (`from_function`).
+def scorer_of(reward: Reward | Callable[[str, Image.Image], float], **settings: Any) -> Scorer:
+    """A scorer around a reward that is open already, or around a function of prompt and picture, under its own name.
 
     What it is cannot be seen from outside: a network may have been trained since, a function edited. So a later run
     takes over its scores only where `settings` (or a function's `version`) say that it is the same, as in
@@ -131,13 +132,23 @@ def scorer_of(reward: Reward, **settings: Any) -> Scorer:
         settings: whatever tells this reward from others of its name: texts, numbers, and lists and mappings of them.
 
     Raises:
-        UserError: a setting, of these or of the reward's own, is something else: what it holds would not be seen.
+        UserError: a setting, of these or of the reward's own, is something else: what it holds would not be seen; or
+            the function has no name of its own.
     """
+    if not isinstance(reward, Reward):
+        reward = _named(reward)
     _require_plain(settings, reward)
     if isinstance(reward, FunctionReward) and reward.version:
         settings = {"version": reward.version, **settings}
     told = _told(reward) | (settings or {UNNAMED: uuid.uuid4().hex}) | {"palate": __version__}
     return Scorer(reward.name, reward, told, _needs_prompts(reward))
+
+
+def _named(function: Callable[[str, Image.Image], float]) -> FunctionReward:
+    name = getattr(function, "__name__", "")
+    if not name.isidentifier():  # a lambda, a partial
+        raise UserError(f"{function!r} has no name for its column: give it one with from_function(name, function)")
+    return from_function(name, function)
 
 
 def open_scorers(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,12 +13,15 @@ from torch import Tensor
 
 from ..errors import UserError
 
+_SUFFIXES = frozenset({".bin", ".ckpt", ".pt", ".pth", ".safetensors"})
+
 
 def find_weights(path: str | Path | None, repository: str, name: str, *others: str) -> Path:
-    """The file at `path`, or `name` in that folder, or `name` from the hub's `repository` where `path` is None.
+    """The file at `path`, or `name` in that folder or repository; in the hub's `repository` where `path` is None.
 
     Args:
-        others: what it may be called in a folder that has no `name`.
+        path: a file, a folder, or a hub id of which nothing has the name here.
+        others: what it may be called where there is no `name`.
 
     Raises:
         UserError: there is no such file, or the hub cannot be reached.
@@ -24,6 +29,11 @@ def find_weights(path: str | Path | None, repository: str, name: str, *others: s
     if path is None:
         return _download(repository, name)
     found = Path(path).expanduser()
+    if not found.exists() and _is_hub_id(str(path)):
+        try:
+            return _download(str(path), name, *others)
+        except UserError as error:
+            raise UserError(f"{path} does not exist; as a hub id: {error}") from error
     if found.is_dir():
         found = next((found / one for one in (name, *others) if (found / one).is_file()), found / name)
     if not found.is_file():
@@ -82,10 +92,20 @@ def load_notes(path: str | Path) -> dict[str, str]:
         return file.metadata() or {}
 
 
-def _download(repository: str, name: str) -> Path:
+def _is_hub_id(text: str) -> bool:
+    """Whether it may be `owner/name`; what ends as weights do was meant for a file."""
+    return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text) is not None and Path(text).suffix not in _SUFFIXES
+
+
+def _download(repository: str, name: str, *others: str) -> Path:
     from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
 
     try:
+        for other in others:
+            with contextlib.suppress(EntryNotFoundError):
+                return Path(hf_hub_download(repository, name))
+            name = other
         return Path(hf_hub_download(repository, name))
     except MemoryError:
         raise

@@ -24,6 +24,7 @@ class Entry:
     dtype          of the networks where none is asked for: that of the published numbers
     weights        the hub's repository that is taken where no path is given; None where there are no weights
     assets         the paths that may be given: name -> the opener's argument
+    options        the settings that may be given beside them: the opener's argument -> its type
     preset         arguments of the opener that make this entry
     needs_prompts  whether the prompt plays a part
     input          what it sees of picture and prompt, where that is no setting of its own
@@ -37,6 +38,7 @@ class Entry:
     dtype: Dtype = "float32"
     weights: str | None = None
     assets: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, type[bool] | type[float]] = field(default_factory=dict)
     preset: Mapping[str, Any] = field(default_factory=dict)
     needs_prompts: bool = True
     input: str = ""
@@ -78,6 +80,7 @@ ENTRIES: tuple[Entry, ...] = (
         memory_gb=2.0,
         weights="xswu/HPSv2",
         assets=_PATH,
+        options={"antialias": bool},
         preset={"version": "v2.0"},
         input=_LETTERBOX,
     ),
@@ -89,6 +92,7 @@ ENTRIES: tuple[Entry, ...] = (
         memory_gb=2.0,
         weights="xswu/HPSv2",
         assets=_PATH,
+        options={"antialias": bool},
         preset={"version": "v2.1"},
         input=_LETTERBOX,
     ),
@@ -121,6 +125,7 @@ ENTRIES: tuple[Entry, ...] = (
         memory_gb=2.2,
         weights="RE-N-Y/mpsv1",
         assets=_PATH,
+        options={"threshold": float},
         input=f"{_MIDDLE}; CLIP's 77 tokens and the condition of the overall preference",
     ),
     Entry(
@@ -266,6 +271,7 @@ ENTRIES: tuple[Entry, ...] = (
         memory_gb=0.3,
         weights=_CLIP_B,
         assets={**_PATH, "references": "references"},
+        options={"lam": float},
         input=f"{_MIDDLE}; CLIP's 77 tokens",
     ),
     Entry(

@@ -74,7 +74,12 @@ class VlmLearner:
     def save(self, folder: Path) -> None:
         """See `Learner`: one file with HPSv3's keys; what was trained is float32. Beside it what a base consists of."""
         network = self.network.model
-        save_tensors({official_name(name): tensor for name, tensor in merged(network).items()}, folder / FILE)
+        state = merged(network)
+        mark = state.pop("mark")
+        state = {official_name(name): tensor for name, tensor in state.items()}
+        row = torch.tensor([self.prompts.reward])
+        state[EMBEDDING] = state[EMBEDDING].index_copy(0, row, mark[None].to(state[EMBEDDING].dtype))
+        save_tensors(state, folder / FILE)
         network.qwen.config.save_pretrained(folder)
         self.prompts.tokenizer.save_pretrained(folder)
 
@@ -112,16 +117,17 @@ def open_vlm_learner(config: VlmConfig, seed: int, frozen: torch.dtype = torch.f
         settings = read_hpsv3_config(base, len(prompts.tokenizer))
         state = start_state(base, len(prompts.tokenizer), text.initializer_range, seed)
     model = build_hpsv3(state, settings, frozen, source)
-    train_parts(model, config, seed)
+    train_parts(model, config, prompts.reward, seed)
     return VlmLearner(VlmNetwork(model, prompts), prompts)
 
 
-def train_parts(model: Hpsv3Network, config: VlmConfig, seed: int) -> None:
+def train_parts(model: Hpsv3Network, config: VlmConfig, reward: int, seed: int) -> None:
     """Make the head trainable, and of the rest what the recipe says, in float32.
 
-    The token embedding stays as it is, as HPSv3's authors have it.
+    Of the token embedding one row is trained, as by HPSv3's authors: that of `<|Reward|>`, whose id is `reward`.
     """
     language = model.qwen.language_model
+    model.mark = nn.Parameter(language.embed_tokens.weight[reward].detach().clone())
     if config.lora is None:
         language.requires_grad_(True)
         language.embed_tokens.requires_grad_(False)

@@ -54,18 +54,29 @@ def takes_batches(reward: Reward) -> bool:
 
 
 def input_of(reward: Reward, picture: Image.Image) -> Any:
-    """What `judged` takes for a picture: prepared pixels `[3, h, w]`, or a copy of the picture.
-
-    A copy, because a scorer that draws on its picture or shrinks it must not show others what it left.
+    """What `judged` takes for a picture: prepared pixels `[3, h, w]`, or a picture of its own.
 
     Raises:
         OSError, ValueError: the picture cannot be prepared.
         PalateError: the reward failed otherwise.
     """
+    own = _own(picture)
     if not takes_pixels(reward):
-        return picture.copy()
+        return own
     with blamed(reward, OSError, ValueError):
-        return reward.prepare(picture)
+        return reward.prepare(own)
+
+
+def _own(picture: Image.Image) -> Image.Image:
+    """The picture for one scorer: others must not see what it draws on it or how it shrinks it.
+
+    Pillow copies the pixels of a read-only picture before it writes to them, so that scorers that only look share them.
+    """
+    if picture.mode in ("P", "PA"):  # a new palette is written without asking
+        return picture.copy()
+    own = picture._new(picture.im)
+    own.readonly = 1
+    return own
 
 
 class PixelBatch:

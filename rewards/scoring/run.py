@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
@@ -36,10 +37,11 @@ class _Block:
 
 @dataclass(frozen=True, eq=False)
 class _Picture:
-    """One picture of a block, and the places of the rows that show it."""
+    """One picture of a block, the places of the rows that show it, and whether it is the block's last."""
 
     block: _Block
     places: tuple[int, ...]
+    last: bool
 
 
 @dataclass
@@ -80,9 +82,12 @@ class ScoringRun:
 
     def go(self, rows: Rows, shard: tuple[int, int], workers: int) -> Iterator[int]:
         """Score block by block; yields how many rows each had."""
-        done = ordered_map(self.prepare, self.pictures(rows, shard), workers, _AHEAD)
-        for _, of_block in itertools.groupby(done, key=lambda pair: pair[0].block.number):
-            yield self.finish(list(of_block))
+        of_block = []
+        for picture, prepared in ordered_map(self.prepare, self.pictures(rows, shard), workers, _AHEAD):
+            of_block.append((picture, prepared))
+            if picture.last:  # before the next block's first is asked for, which may break off the run
+                yield self.finish(of_block)
+                of_block = []
 
     def pictures(self, rows: Rows, shard: tuple[int, int]) -> Iterator[_Picture]:
         """The pictures of this shard's blocks; one that several rows of a block show comes once."""
@@ -97,8 +102,8 @@ class ScoringRun:
             places: dict[Any, list[int]] = {}
             for place, row in enumerate(chunk):
                 places.setdefault(row.data if row.data is not None else ("fault", place), []).append(place)
-            for same in places.values():
-                yield _Picture(block, tuple(same))
+            for count, same in enumerate(places.values(), start=1):
+                yield _Picture(block, tuple(same), last=count == len(places))
 
     def prepare(self, picture: _Picture) -> _Prepared:
         """Read, decode and preprocess one picture; in a worker's thread."""
@@ -120,7 +125,7 @@ class ScoringRun:
             for scorer in self.scorers:
                 result.fail(scorer.name, fault or "no image")
             return result
-        with shared_resizing():
+        with shared_resizing(decoded):
             for scorer in self.scorers:
                 if result.left[scorer.name]:
                     self.apply(scorer, block, decoded, result)
@@ -246,6 +251,8 @@ def _read(row: Row) -> tuple[bytes | None, str | None]:
     if isinstance(row.data, bytes):
         return row.data, None
     try:
+        if not stat.S_ISREG(row.data.stat().st_mode):  # a pipe would be waited for
+            return None, "not a file"
         return row.data.read_bytes(), None
     except FileNotFoundError:
         return None, "file not found"

@@ -155,13 +155,11 @@ class _Work:
         """Decode one picture and queue it; in a worker's thread."""
         if gone.is_set():
             return {}
-        if prompt is not None and len(prompt) > self.characters:
-            return dict.fromkeys(names, f"the prompt has more than {self.characters:,} characters")
         try:
             picture = read_picture(data, self.upright)
         except ValueError as error:
             return dict.fromkeys(names, str(error))
-        with shared_resizing():
+        with shared_resizing(picture):
             marks = {name: self.queued(self.scorers[name], prompt, picture, gone) for name in names}
         # A whole picture may have hundreds of megabytes, so that no more of them wait than there are threads.
         whole = [name for name in names if not takes_pixels(self.scorers[name].reward)]
@@ -172,11 +170,14 @@ class _Work:
         """The mark to come, or the reason why there will be none."""
         if reason := unusable(scorer, prompt):
             return reason
+        shown = prompt_for(scorer, prompt)
+        if len(shown) > self.characters:
+            return f"the prompt has more than {self.characters:,} characters"
         try:
             medium = input_of(scorer.reward, picture)
         except (ValueError, OSError) as error:
             return str(error) or type(error).__name__
-        return self.queue.submit(scorer, prompt_for(scorer, prompt), medium, gone)
+        return self.queue.submit(scorer, shown, medium, gone)
 
     def close(self) -> None:
         self.pool.shutdown(wait=False, cancel_futures=True)

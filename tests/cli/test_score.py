@@ -88,6 +88,13 @@ def test_shards_and_a_column_of_prompts(score):
             ("pictures", "--with", "hpsv2.1", "--weights", "hpsv2.1.head=x"),
             "hpsv2.1 has no asset 'head'; it has",
         ),
+        (
+            ("pictures", "--with", "hpsv2.1", "--weights", "hpsv2.1.antialias=no"),
+            "--weights hpsv2.1.antialias is 'no'; it is true or false",
+        ),
+        (("pictures", "--with", "mps", "--weights", "mps.threshold=a"), "--weights mps.threshold is 'a'; it is a numb"),
+        (("pictures", "--with", "mps", "--weights", "mps.threshold=2"), "mps's threshold is 2.0; it is below 1"),
+        (("pictures", "--with", "hpsv2", "--weights", "hpsv2=me/mine"), "me/mine does not exist; as a hub id: HPS_v2"),
         (("pictures", "--with", "pickscore", "--weights", "nonsense"), "--weights is 'nonsense'; it is NAME=PATH"),
         (
             ("pictures", "--with", "pickscore", "--weights", "pickscore=a", "--weights", "pickscore.weights=b"),

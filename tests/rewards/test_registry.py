@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import math
 import shutil
 import subprocess
@@ -278,3 +280,27 @@ def test_weights_of_the_hub_are_known_by_their_commit(tmp_path, monkeypatch):
     reference.parent.mkdir(parents=True)
     reference.write_text("abc123")
     assert _hub_identity("yuvalkirstain/PickScore_v1") == "hub yuvalkirstain/PickScore_v1 abc123"
+
+
+def brightness(prompt: str, picture: Image.Image) -> float:
+    return float(np.asarray(picture.convert("L")).mean())
+
+
+def test_a_plain_function_is_a_scorer_under_its_own_name():
+    scorer = scorer_of(brightness)
+    assert scorer.name == "brightness"
+    assert scorer.reward.score(["a"], [Image.new("L", (3, 3), 7)]).tolist() == [7]
+    assert scorer.fingerprint != scorer_of(brightness).fingerprint  # it may have been edited
+    assert scorer_of(brightness, version="2").fingerprint == scorer_of(brightness, version="2").fingerprint
+    with pytest.raises(UserError, match=r"has no name for its column: give it one with from_function"):
+        scorer_of(lambda prompt, picture: 1.0)
+
+
+def test_settings_that_can_be_given_are_openers_arguments():
+    given = {"antialias": False, "threshold": 0.01, "lam": 0.6}
+    for entry in ENTRIES:
+        for option, kind in entry.options.items():
+            assert isinstance(given[option], kind)
+            module, _, function = entry.opener.partition(":")
+            opener = getattr(importlib.import_module(f"palate.rewards.{module}"), function)
+            assert option in inspect.signature(opener).parameters

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -80,3 +82,25 @@ def test_without_a_path_the_hub_is_asked(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
     with pytest.raises(UserError, match=r"x.pt cannot be taken from xswu/HPSv2 on the hub \(no network\); download it"):
         find_weights(None, "xswu/HPSv2", "x.pt")
+
+
+def test_a_hub_id_is_taken_where_nothing_has_its_name_here(tmp_path, monkeypatch):
+    import huggingface_hub
+    from huggingface_hub.errors import EntryNotFoundError
+
+    def download(repository, name):
+        if name != "trained.pt":
+            raise EntryNotFoundError(f"no {name}")
+        return f"/cache/{repository}/{name}"
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.chdir(tmp_path)
+    assert find_weights("me/mine", "xswu/HPSv2", "x.pt", "y.pt", "trained.pt") == Path("/cache/me/mine/trained.pt")
+    with pytest.raises(UserError, match=r"me/mine does not exist; as a hub id: x.pt cannot be taken from me/mine on"):
+        find_weights("me/mine", "xswu/HPSv2", "x.pt")
+    for mistyped in ("me/x.pt", "/me/mine", "./mine", "me/a/mine", "mine"):
+        with pytest.raises(UserError, match=r"does not exist; give the path of x.pt"):
+            find_weights(mistyped, "xswu/HPSv2", "x.pt", "trained.pt")
+    Path("me/mine").mkdir(parents=True)
+    Path("me/mine/x.pt").touch()
+    assert find_weights("me/mine", "xswu/HPSv2", "x.pt", "trained.pt") == Path("me/mine/x.pt")

@@ -123,10 +123,10 @@ def test_the_seed_draws_the_head_and_the_adapter(qwen_folder):
 @pytest.mark.parametrize(
     ("trained", "wanted"),
     [
-        ({}, ("head.", ".lora_")),
-        ({"train_vision": True}, ("head.", ".lora_", "visual.")),
-        ({"lora": None}, ("head.", "language_model.layers.", "language_model.norm.")),
-        (FULL, ("head.", "language_model.layers.", "language_model.norm.", "visual.")),
+        ({}, ("head.", "mark", ".lora_")),
+        ({"train_vision": True}, ("head.", "mark", ".lora_", "visual.")),
+        ({"lora": None}, ("head.", "mark", "language_model.layers.", "language_model.norm.")),
+        (FULL, ("head.", "mark", "language_model.layers.", "language_model.norm.", "visual.")),
     ],
 )
 def test_only_what_the_recipe_says_is_trained(trained, wanted, qwen_folder):
@@ -253,6 +253,9 @@ def test_it_learns_what_is_preferred(pairs, qwen_folder, tmp_path):
     assert last["validation/nll"] < first["validation/nll"] / 2
     file = summary.final / "HPSv3.safetensors"
     assert said[-1].endswith(f"--with hpsv3 --weights hpsv3={file} --weights hpsv3.base={summary.final}")
+    start, found = (load_file(one)["model.embed_tokens.weight"] for one in (qwen_folder / "model.safetensors", file))
+    changed = (found != start[: len(found)]).any(dim=1).nonzero().flatten()
+    assert changed.tolist() == [len(found) - 1]  # the row of <|Reward|>, the last one
     reward = open_hpsv3(file, summary.final)
     seen = [Image.open(io.BytesIO(picture(colour, 999 + i))) for i in range(4) for colour in ("red", "blue")]
     scores = reward.score(["a new wall"] * 8, seen).reshape(-1, 2)
