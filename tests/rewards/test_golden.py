@@ -2,12 +2,14 @@
 
 `PALATE_WEIGHTS` names a folder with what is at hand of: `ImageReward.pt`, `bert-base-uncased/` and the reference's
 `assets/images/{1,2,3,4}.webp` as `imagereward/`; `sac+logos+ava1-l14-linearMSE.pth`;
-`HPS_v2_compressed.pt` and `HPS_v2.1_compressed.pt`; `PickScore_v1/`. A test whose files are not there is
-skipped. Those that compare with a package of the authors need one that works beside today's libraries.
+`HPS_v2_compressed.pt` and `HPS_v2.1_compressed.pt`; of HPSv2's benchmark, as `hpsv2/`, the prompts `<style>.json` (hub
+`zhwang/HPDv2`, `benchmark/`) and a model's pictures `<model>/<style>/<00000>.jpg`; `PickScore_v1/`. A test whose files
+are not there is skipped. Those that compare with a package of the authors need one that works beside today's libraries.
 """
 
 import hashlib
 import importlib
+import json
 import os
 from pathlib import Path
 
@@ -91,6 +93,29 @@ def test_hps_is_that_of_the_package(version: Version):
         for prompt, picture in zip(PROMPTS, pictures(), strict=True)
     ]
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=5e-4)  # the package rounds to float16 on GPUs
+
+
+@pytest.mark.parametrize(
+    ("version", "model", "expected"),
+    [
+        ("v2.0", "SDXL-base-0.9", 27.73),
+        ("v2.0", "SD2.0", 27.17),
+        ("v2.0", "SD1.4", 26.95),
+        ("v2.1", "SDXL-base-0.9", 30.63),
+        ("v2.1", "SD2.0", 26.38),
+        ("v2.1", "SD1.4", 25.35),
+    ],
+)
+def test_hps_gives_the_averages_of_its_readme(version: Version, model: str, expected: float):
+    """Over four styles of 800 prompts, times 100; published before torchvision smoothed tensors."""
+    file, folder, prompts = asset(FILES[version], f"hpsv2/{model}", "hpsv2")
+    reward = open_hps(version, file, antialias=False, device="cuda" if torch.cuda.is_available() else "cpu")
+    averages = []
+    for style in ("anime", "concept-art", "paintings", "photo"):
+        wishes = json.loads((prompts / f"{style}.json").read_text())
+        media = [Image.open(folder / style / f"{number:05d}.jpg") for number in range(len(wishes))]
+        averages.append(100 * reward.score(wishes, media).mean())
+    assert np.mean(averages) == pytest.approx(expected, abs=0.1)
 
 
 @torch.no_grad()
