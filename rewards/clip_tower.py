@@ -19,6 +19,7 @@ from ..errors import UserError
 from .clip_keys import Activation, Heads, clip_config, rename_open_clip
 from .clip_prompts import ClipPrompts, open_clip_prompts, transformers_prompts
 from .pretrained import load_pretrained
+from .texts import text_features
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,9 +168,7 @@ class ClipTower:
 
     def texts(self, prompts: Sequence[str]) -> Tensor:
         """Unit vectors of prompts, float32 `[n, d]`; one that comes twice is encoded once."""
-        distinct = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
-        features = self.text_ids(self.prompts.read(list(distinct)))
-        return features[[distinct[prompt] for prompt in prompts]]
+        return text_features(self, prompts, lambda different: self.text_ids(self.prompts.read(different)))
 
     def text_ids(self, ids: Tensor) -> Tensor:
         """Unit vectors of token ids `[n, t]`, float32 `[n, d]`, read at each row's first end token.

@@ -30,11 +30,16 @@ def unusable(scorer: Scorer, prompt: str | None) -> str | None:
         return None
     if prompt is None:
         return NO_PROMPT
+    return None if is_unicode(prompt) else NOT_UNICODE
+
+
+def is_unicode(text: str) -> bool:
+    """Whether tokenizers take it: half a surrogate pair they do not."""
     try:
-        prompt.encode()
-    except UnicodeEncodeError:  # half a surrogate pair, which no tokenizer takes
-        return NOT_UNICODE
-    return None
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def prompt_for(scorer: Scorer, prompt: str | None) -> str:

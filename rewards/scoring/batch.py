@@ -20,6 +20,8 @@ from typing import Any
 from ...datasets.ahead import default_workers
 from ...errors import UserError
 from ..scorer import UNNAMED, Label, Scorer
+from ..texts import TextPlan
+from .asking import is_unicode
 from .history import Record, text_of
 from .log import ScoreLog, Terms
 from .provenance import computing, provenance, versions
@@ -127,7 +129,7 @@ def score_in_passes(
     out, others = Path(out).expanduser(), [Path(folder).expanduser() for folder in reuse]
     if rows.folder is not None and rows.folder.resolve() in (out.resolve(), *out.resolve().parents):
         raise UserError(f"{out} lies in {rows.source}, where its tables would be read as groups; name another folder")
-    total, plan = survey(rows, batch_size, upright)
+    total, plan, texts = survey(rows, batch_size, upright)
     if not total:
         raise UserError(f"{rows.source} holds no images")
     blocks = -(-total // batch_size)
@@ -146,7 +148,7 @@ def score_in_passes(
                 log = held.enter_context(ScoreLog(out, plan, terms, shard, others))
             else:
                 log.turn_to(terms, others)
-            run = ScoringRun(scorers, log, batch_size, upright)
+            run = ScoringRun(scorers, log, batch_size, upright, texts)
             stage = "scoring" if len(passes) == 1 else f"scoring {number}/{len(passes)}: {', '.join(terms)}"
             images = 0
             for count in run.go(rows, shard, default_workers() if workers is None else workers):
@@ -211,13 +213,16 @@ def _write(log: ScoreLog, blocks: int, about: Mapping[str, Any]) -> tuple[Path, 
     return write_tables(log, blocks, names, {**about, "other_versions": others} if others else about, log.folder)
 
 
-def survey(rows: Rows, batch_size: int, upright: bool = True) -> tuple[int, str]:
-    """The number of rows, and a digest of what they are called and of what else decides what is scored together."""
-    digest, total = hashlib.sha256(json.dumps([batch_size, upright]).encode()), 0
+def survey(rows: Rows, batch_size: int, upright: bool = True) -> tuple[int, str, TextPlan]:
+    """The number of rows, a digest of what they are called and of what else decides what is scored together, and the
+    prompts, each with those that first come in the same block."""
+    digest, total, texts = hashlib.sha256(json.dumps([batch_size, upright]).encode()), 0, TextPlan()
     for row in rows.read():
         digest.update(json.dumps([row.key, row.image, row.prompt]).encode())
+        if row.prompt is not None and is_unicode(row.prompt):
+            texts.add(row.prompt, total // batch_size)
         total += 1
-    return total, digest.hexdigest()[:16]
+    return total, digest.hexdigest()[:16], texts
 
 
 def _is_complete(record: Record | None, names: Sequence[str]) -> bool:

@@ -14,6 +14,7 @@ from ...datasets.ahead import ordered_map
 from ...errors import PalateError
 from ..pixels import shared_resizing
 from ..scorer import Scorer
+from ..texts import TextMemory, TextPlan, remembered_texts
 from .asking import Mark, PixelBatch, input_of, judged, prompt_for, takes_batches, unusable
 from .history import Answer, Column, History, Record
 from .log import ScoreLog
@@ -71,10 +72,12 @@ class ScoringRun:
     reasons         the first few rows that failed: what each is called, and why
     """
 
-    def __init__(self, scorers: Sequence[Scorer], log: ScoreLog, batch_size: int, upright: bool) -> None:
+    def __init__(
+        self, scorers: Sequence[Scorer], log: ScoreLog, batch_size: int, upright: bool, texts: TextPlan
+    ) -> None:
         self.scorers, self.log, self.batch_size, self.upright = scorers, log, batch_size, upright
         self.sizes = {scorer.name: batch_size for scorer in scorers}
-        self.batch = PixelBatch()
+        self.batch, self.texts = PixelBatch(), TextMemory(texts)
         self.locks = {scorer.name: Lock() for scorer in scorers}
         self.new = {scorer.name: 0 for scorer in scorers}
         self.failures = {scorer.name: 0 for scorer in scorers}
@@ -225,7 +228,8 @@ class ScoringRun:
         while len(marks) < len(prompts):
             span = slice(len(marks), len(marks) + self.sizes[scorer.name])
             try:
-                marks += judged(scorer.reward, prompts[span], inputs[span], self.batch)
+                with remembered_texts(self.texts):
+                    marks += judged(scorer.reward, prompts[span], inputs[span], self.batch)
             except torch.OutOfMemoryError:
                 if self.sizes[scorer.name] == 1:
                     raise PalateError(
