@@ -83,6 +83,10 @@ def score_command(
     from ..rewards.scoring.rows import open_rows
 
     rows = open_rows(images, prompts)  # a wrong path is told before gigabytes are loaded
+    if rows.unread is not None and (alone or part[0] == 0):
+        typer.echo(
+            f"{rows.unread} is not read: it has no column image or file_name, and is no table of groups", err=True
+        )
     if service is None:
         _require_prompts(names, rows.has_prompts, images)
     from ..rewards.scoring.batch import score_in_passes

@@ -20,6 +20,8 @@ _COLUMNS = 256  # of the unit matrix at once: whole, that of a 10000 pixel side 
 
 def bicubic(images: Tensor, height: int, width: int, antialias: bool) -> Tensor:
     """`[n, c, H, W]` to `[n, c, height, width]`; overshoots a little, and is not clamped."""
+    if width == 1 < height:  # torch's antialiased filter is wrong where one column comes out, and right for one row
+        return bicubic(images.mT, width, height, antialias).mT
     return F.interpolate(images, size=(height, width), mode="bicubic", align_corners=False, antialias=antialias)
 
 
@@ -71,9 +73,9 @@ def _sums(length: int, size: int, antialias: bool) -> _Sums:
     parts = []
     for start in range(0, length, _COLUMNS):
         count = min(_COLUMNS, length - start)
-        unit = torch.zeros(length, max(2, count))  # torch's antialiased filter is wrong where one column comes out
+        unit = torch.zeros(length, count)
         unit[start:].fill_diagonal_(1)
-        parts.append(bicubic(unit[None, None], size, unit.shape[1], antialias)[0, 0, :, :count].to_sparse())
+        parts.append(bicubic(unit[None, None], size, count, antialias)[0, 0].to_sparse())
     matrix = torch.cat(parts, dim=1).coalesce()
     rows, places = matrix.indices()
     starts = torch.searchsorted(rows.contiguous(), torch.arange(size + 1))

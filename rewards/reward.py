@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ..datasets.ahead import default_workers, ordered_map
+from ..errors import PalateError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,8 +34,9 @@ class Failure:
 class Reward(Protocol):
     """A judge of how well each medium answers its prompt; higher is better.
 
-    `differentiable`: whether gradients can flow from the score to the medium. A value never depends on what else is in
-    the call.
+    `differentiable`: whether gradients can flow from the score to the medium. A value does not depend on what else is
+    in the call, but for rounding: within 1e-5 in float32, while in bfloat16 the matrix shapes of another batch can move
+    it by 1 %, which float32 or a batch of one avoids.
     """
 
     @property
@@ -151,6 +153,7 @@ def score_prepared(
 
     Raises:
         ValueError: there are not as many prompts as media.
+        PalateError: the reward does not answer with one number for each.
     """
     import torch
 
@@ -162,6 +165,9 @@ def score_prepared(
         indices = [index for index, _ in batch]
         with torch.no_grad():
             values = reward.score_pixels([prompts[index] for index in indices], torch.stack([row for _, row in batch]))
+        if values.shape != (len(batch),):  # NumPy would give one number to all
+            told = f"{len(batch)} pictures, and an answer of shape {list(values.shape)}"
+            raise PalateError(f"the scorer {reward.name} failed ({told})")
         scores[indices] = values.float().cpu().numpy()
         reasons.update({index: "the reward returned NaN" for index in indices if np.isnan(scores[index])})
 

@@ -12,12 +12,14 @@ from .pixels import to_rgb
 
 
 def jpeg_kilobytes(prompt: str, picture: Image.Image) -> float:
-    """Size of the picture as a JPEG of quality 95, in units of 1000 bytes.
+    """Size of the picture's pixels as a JPEG of quality 95, in units of 1000 bytes.
 
     The incompressibility reward of Black et al. 2023, https://arxiv.org/abs/2305.13301.
     """
     file = io.BytesIO()
-    to_rgb(picture).save(file, "JPEG", quality=95)
+    pixels = to_rgb(picture).copy()
+    pixels.info = {}  # the comment of its own file, which Pillow would write into this one
+    pixels.save(file, "JPEG", quality=95)
     return file.tell() / 1000
 
 

@@ -20,7 +20,8 @@ from ...datasets.open import open_groups
 from ...datasets.parquet import file_rows, open_parquet
 from ...datasets.skips import MISSING_FILE, NO_PROMPT, UNREADABLE, SkipLog, Skipped
 from ...errors import UserError
-from ..scoring.rows import Row, Rows, columns_of, open_rows, table_rows
+from ..scoring.manifest import columns_of, image_column, table_rows
+from ..scoring.rows import Row, Rows, open_rows
 
 NO_SCORE = "no score"
 CHANGED = "changed since it was scored"
@@ -145,7 +146,7 @@ def candidates_by_prompt(
 def _origins(source: str | Path, rows: Rows) -> Iterator[Origin]:
     """One for each of the rows, in their order; without end where the source tells nothing."""
     file = Path(rows.source)
-    if file.is_file() and file.suffix.lower() not in IMAGE_SUFFIXES and "image" in columns_of(file):
+    if file.is_file() and file.suffix.lower() not in IMAGE_SUFFIXES and image_column(file, columns_of(file)):
         return (_of_manifest(row) for _, row in table_rows(file))
     if open_rows(source).has_prompts:  # without a file of prompts beside it: groups
         return (origin for group in open_groups(rows.source) for origin in _of_group(group))

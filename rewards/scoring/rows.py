@@ -13,20 +13,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ...datasets.csv_rows import read_csv_rows
 from ...datasets.images import IMAGE_SUFFIXES
-from ...datasets.json_rows import read_json_rows
 from ...datasets.open import open_groups
-from ...datasets.parquet import file_rows, open_parquet
 from ...datasets.skips import SkipLog
 from ...errors import UserError
+from .manifest import FAULT, TABLES, columns_of, holds_groups, image_column, prompt_column, table_rows
 
 GENERATED = "images.jsonl"  # the list that `palate generate` writes beside its pictures
-_TABLES = frozenset({".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet"})
 _OWN = re.compile(r"log-\d+-of-\d+\.jsonl|scores\.(parquet|jsonl|meta\.json)")  # what scoring writes into a folder
-FAULT = "\0fault"
-"""Of a table's row that cannot be used: why; no column is called so."""
-_PROMPT = ("prompt", "caption", "text")
 _KEY = ("key", "id")
 _LISTED = "give a folder, a picture, a pattern, a manifest (JSONL, CSV, Parquet) or groups"
 
@@ -57,6 +51,7 @@ class Rows:
     has_prompts  whether the source has prompts at all
     skipped      groups that could not be read, in the first pass
     folder       of groups, as one of which a table in it would be read
+    unread       the table beside pictures, that is no list of them
     """
 
     source: str
@@ -64,19 +59,21 @@ class Rows:
     has_prompts: bool
     skipped: SkipLog = field(default_factory=SkipLog)
     folder: Path | None = None
+    unread: Path | None = None
 
 
 def open_rows(source: str | Path, prompts: str | Path | None = None) -> Rows:
     """Find out what `source` is.
 
-    A folder with `images.jsonl` is what it lists, and so is one with a single table; another one is all pictures in it
-    and below, behind links too, sorted by path, numbers as numbers (2.png before 10.png). What an earlier scoring wrote
-    there does not count. A table with a column `image` is a manifest, with paths relative to it; other tables and
-    Parquet files are groups.
+    A folder with `images.jsonl` is what it lists, and so is one with a single table, unless that is neither a manifest
+    nor groups and there are pictures; another one is all pictures in it and below, behind links too, sorted by path,
+    numbers as numbers (2.png before 10.png). What an earlier scoring wrote there does not count. A table with a column
+    `image`, or `file_name` as in ImageFolder's `metadata.csv`, is a manifest, with paths relative to it; other tables
+    and Parquet files are groups.
 
     Args:
-        prompts: a manifest's column (`prompt` where None), or a file: a text with one prompt for each picture in
-            order, a JSON object from picture to prompt, or a table with the columns image and prompt.
+        prompts: a manifest's column (`prompt`, `caption` or `text` where None), or a file: a text with one prompt for
+            each picture in order, a JSON object from picture to prompt, or a manifest.
 
     Raises:
         UserError: the source or the prompts do not exist or are of no known form, or there are no pictures.
@@ -94,16 +91,17 @@ def _open(path: Path, source: str, column: str | None) -> Rows:
             return _table(path / GENERATED, column)
         below = [file for file in _below(path) if not _OWN.fullmatch(file.name)]
         files = sorted((file for file in below if _is_picture(file) and _is_row(file)), key=_in_order)
-        tables = sorted(file for file in below if file.parent == path and file.suffix.lower() in _TABLES)
-        if len(tables) == 1 and tables[0].suffix.lower() != ".json":
-            return _table(tables[0], column)
+        tables = sorted(file for file in below if file.parent == path and file.suffix.lower() in TABLES)
+        alone = tables[0] if len(tables) == 1 and tables[0].suffix.lower() != ".json" else None
+        if alone is not None and (not files or column is not None or _lists(alone)):
+            return _table(alone, column)
         if files:
-            return _pictures(source, files, path, column)
+            return replace(_pictures(source, files, path, column), unread=alone)
         if tables or any(file.suffix == ".parquet" for file in below):
             return replace(_groups(source), folder=path)
         raise UserError(f"{source} holds no images; {_LISTED}")
     if path.is_file():
-        if path.suffix.lower() in _TABLES:
+        if path.suffix.lower() in TABLES:
             return _table(path, column)
         return _pictures(source, [path], path.parent, column)
     if glob.has_magic(source):
@@ -174,9 +172,16 @@ def _groups(source: str) -> Rows:
     return Rows(source, read, has_prompts=True, skipped=log)
 
 
+def _lists(file: Path) -> bool:
+    """Whether a table lists pictures or groups, or might have done before it was cut off."""
+    columns = columns_of(file)
+    return not columns or image_column(file, columns) is not None or holds_groups(file, columns)
+
+
 def _table(file: Path, column: str | None) -> Rows:
     columns = columns_of(file)
-    if "image" not in columns and columns:
+    image = image_column(file, columns) or ""
+    if columns and not image:
         if column is not None:
             raise UserError(f"{file} has no column 'image', and groups bring their own prompts; leave the prompts out")
         try:
@@ -187,17 +192,17 @@ def _table(file: Path, column: str | None) -> Rows:
         raise UserError(f"{file} holds no images: it has no rows")
     if column is not None and column not in columns:
         raise UserError(f"the prompts {column!r} are neither a file nor a column of {file}, which has {_join(columns)}")
-    prompt = column or next((name for name in _PROMPT if name in columns), None)
+    prompt = column or prompt_column(columns)
 
     def read() -> Iterator[Row]:
         for place, row in table_rows(file):
-            yield _row(row, f"{file.name}, {place}", file.parent, prompt)
+            text = None if prompt is None else row.get(prompt)
+            yield _row(row, row.get(image), text, f"{file.name}, {place}", file.parent)
 
     return Rows(str(file), read, has_prompts=prompt is not None)
 
 
-def _row(row: Mapping[str, Any], place: str, root: Path, prompt: str | None) -> Row:
-    image, text = row.get("image"), None if prompt is None else row.get(prompt)
+def _row(row: Mapping[str, Any], image: Any, text: Any, place: str, root: Path) -> Row:
     if FAULT in row:
         return Row(place, str(image or ""), None, None, f"{place}: {row[FAULT]}")
     key = next((str(row[name]) for name in _KEY if row.get(name) is not None), None)
@@ -214,36 +219,8 @@ def _row(row: Mapping[str, Any], place: str, root: Path, prompt: str | None) -> 
     return Row(key or image, image, text, root / image)
 
 
-def columns_of(file: Path) -> list[str]:
-    """Of a table's head; a JSON Lines file has none and may leave out in one row what it has in another."""
-    suffix = file.suffix.lower()
-    if suffix == ".parquet":
-        with open_parquet(file) as parquet:
-            return list(parquet.schema_arrow.names)
-    if suffix in (".csv", ".tsv"):
-        header: list[str] = []
-        next(read_csv_rows(file, header.extend), None)
-        return header
-    return list(dict.fromkeys(name for _, row in itertools.islice(table_rows(file), 20) for name in row))
-
-
-def table_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(place, row) of each row of a table."""
-    suffix = file.suffix.lower()
-    if suffix == ".parquet":
-        for number, row in enumerate(file_rows(file)):
-            yield f"row {number}", row
-    elif suffix in (".csv", ".tsv"):
-        for number, cells, fault in read_csv_rows(file):
-            row = {name: text or None for name, text in cells.items()}
-            yield f"line {number}", row if fault is None else {**row, FAULT: fault}
-    else:
-        for number, row in read_json_rows(file):
-            yield f"line {number}", row
-
-
 def _with_prompts(rows: Rows, file: Path) -> Rows:
-    if file.suffix.lower() not in _TABLES:
+    if file.suffix.lower() not in TABLES:
         lines = _lines(file)
         count = sum(1 for _ in rows.read())
         if count != len(lines):
@@ -286,10 +263,10 @@ def _mapping(file: Path) -> dict[str, str]:
         if isinstance(loaded, dict) and all(isinstance(value, str) for value in loaded.values()):
             return loaded
     columns = columns_of(file)
-    prompt = next((name for name in _PROMPT if name in columns), None)
-    if "image" not in columns or prompt is None:
-        raise UserError(f"{file} needs the columns image and prompt; it has {_join(columns)}")
-    pairs = ((row.get("image"), row.get(prompt)) for _, row in table_rows(file))
+    name, prompt = image_column(file, columns), prompt_column(columns)
+    if name is None or prompt is None:
+        raise UserError(f"{file} needs the columns image (or file_name) and prompt; it has {_join(columns)}")
+    pairs = ((row.get(name), row.get(prompt)) for _, row in table_rows(file))
     return {str(image): str(text) for image, text in pairs if image is not None and text is not None}
 
 

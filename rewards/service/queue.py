@@ -49,9 +49,8 @@ class BatchQueue:
     """Pairs wait here for company; a mark does not depend on the company.
 
     A scorer's pairs are taken together as soon as there are `batch_size` of them, or once the first has waited for
-    `patience` seconds. Where a batch raises it is halved, down to the pair whose fault it is: too little memory for the
-    batch, or one pair that a scorer chokes on, costs the others only time. Where `room` pairs wait already, `submit`
-    waits too, so that memory does not fill with prepared pictures.
+    `patience` seconds. Too little memory for the batch, or one pair that a scorer chokes on, costs the others only
+    time. Where `room` pairs wait already, `submit` waits too, so that memory does not fill with prepared pictures.
     """
 
     def __init__(self, batch_size: int = 32, patience: float = 0.005, room: int = 256) -> None:
@@ -140,20 +139,27 @@ class BatchQueue:
 
 
 def _marks(items: list[_Item]) -> list[Mark | ScorerFailedError]:
-    """The marks of pairs of one scorer, halving where they cannot be scored together."""
+    """The marks of pairs of one scorer, halving where memory does not hold them together.
+
+    What raises otherwise is asked again pair by pair. It is a pair's fault only where the others have none: a scorer
+    that has a number for each alone and miscounts them together would give the one's to the other.
+    """
     if not items:
         return []
+    name, reward = items[0].scorer.name, items[0].scorer.reward
     try:
-        return [*judged(items[0].scorer.reward, [item.prompt for item in items], [item.medium for item in items])]
+        return [*judged(reward, [item.prompt for item in items], [item.medium for item in items])]
     except Exception as error:  # whatever a network does, the thread and the other callers go on
-        if len(items) == 1:
-            name = items[0].scorer.name
-            _log.warning("%s failed on a picture", name, exc_info=error)
-            told = str(error) if isinstance(error, PalateError) else f"the scorer {name} failed: {error}"
-            return [ScorerFailedError(told.splitlines()[0])]
-        out_of_memory = isinstance(error, torch.OutOfMemoryError)
+        short = isinstance(error, (torch.OutOfMemoryError, MemoryError)) and len(items) > 1
+        if not short:
+            _log.warning("%s failed on a batch of %d", name, len(items), exc_info=error)
+        told = str(error) if isinstance(error, PalateError) else f"the scorer {name} failed: {error}"
     # Outside the handler: within it, the error's traceback still holds the batch's memory.
-    if out_of_memory:
+    if short:
         torch.cuda.empty_cache()
-    middle = len(items) // 2
-    return _marks(items[:middle]) + _marks(items[middle:])
+        middle = len(items) // 2
+        return _marks(items[:middle]) + _marks(items[middle:])
+    alone = [mark for item in items for mark in _marks([item])] if len(items) > 1 else []
+    if 0 < sum(isinstance(mark, ScorerFailedError) for mark in alone) < len(items):
+        return alone
+    return [ScorerFailedError(told.partition("\n")[0]) for _ in items]

@@ -22,7 +22,7 @@ class Limits:
     bytes       of one request's body
     images      in one request
     requests    that are read, wait or are scored at once
-    characters  of one prompt: reading a prompt of megabytes would hold up everybody
+    characters  of one prompt that a scorer reads: megabytes would hold up everybody
     seconds     that a body may take to arrive: those that stall would keep everybody else's places
     """
 

@@ -138,3 +138,13 @@ def test_scores_of_an_earlier_run_are_reused(score):
     assert score("pictures", "--with", "sharpness", "--out", "first")[0] == 0
     assert "sharpness 0 new" in score("pictures", "--with", "sharpness", "--out", "second", "--reuse", "first")[2]
     assert score("pictures", "--with", "sharpness", "--reuse", "none")[0] == 2
+
+
+def test_a_table_that_is_no_list_of_the_pictures_is_told_and_not_read(score):
+    Path("pictures/images.jsonl").rename("pictures/notes.jsonl")
+    Path("pictures/notes.jsonl").write_text('{"who": "me"}')
+    code, _, err = score("pictures", "--with", "sharpness")
+    assert code == 0, err
+    assert err.startswith("pictures/notes.jsonl is not read: it has no column image or file_name")
+    code, _, err = score("pictures", "--with", "pickscore")
+    assert (code, "notes.jsonl is not read" in err, "pictures has no prompts" in err) == (2, True, True)

@@ -1,5 +1,6 @@
 """The shared path from pictures to scores, on a judge that returns a picture's first red level."""
 
+import re
 import threading
 import time
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from palate.errors import PalateError
 from palate.rewards.reward import Failure, score_prepared
 
 
@@ -76,3 +78,16 @@ def test_where_all_fail_nothing_is_scored():
 def test_a_programming_error_passes_through():
     with pytest.raises(AttributeError):
         RedLevel().score(["a"], [None])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (2,), (3, 1)])
+def test_an_answer_of_another_shape_is_no_score(shape):
+    """NumPy would give one number to all three pictures."""
+
+    class Miscounts(RedLevel):
+        def score_pixels(self, prompts, pixels):
+            return torch.ones(shape)
+
+    told = rf"^the scorer red failed \(3 pictures, and an answer of shape {re.escape(str(list(shape)))}\)$"
+    with pytest.raises(PalateError, match=told):
+        Miscounts().score(["a"] * 3, pictures(1, 2, 3))

@@ -238,11 +238,11 @@ def test_what_a_stranger_may_send_costs_no_memory_and_no_other_program(oracle):
 
 def test_values_that_are_no_numbers_and_prompts_without_end():
     values = scorer_of(from_function("value", lambda prompt, picture: float(prompt)))
-    with TestClient(create_app([values], limits=Limits(characters=20))) as client:
+    with TestClient(create_app([values, width_of()], limits=Limits(characters=20))) as client:
         asked = {"prompts": ["nan", "-inf", "2", "1" * 21], "images": [text_of(PNG)] * 4}
         found = client.post("/score", json=asked).json()
     assert found == {
-        "scores": {"value": [None, None, 2.0, None]},
+        "scores": {"value": [None, None, 2.0, None], "width": [32, 32, 32, 32]},
         "errors": {
             "value": {
                 "0": "the reward returned NaN",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from dataclasses import dataclass, field
@@ -110,7 +111,7 @@ def test_a_pair_that_the_network_chokes_on_costs_its_company_nothing(queue, capl
     with pytest.raises(ScorerFailedError, match=r"the scorer mean failed \(RuntimeError: index out of range"):
         marks.pop(2).result(10)
     assert [mark.result(10) for mark in marks] == [0, 1, 3]
-    assert "mean failed on a picture" in caplog.text
+    assert "mean failed on a batch of 1" in caplog.text
     assert queue.is_alive
 
 
@@ -195,3 +196,29 @@ def test_closing_finishes_the_batch_at_hand_and_tells_the_others():
     assert not queue.is_alive
     with pytest.raises(StoppedError):
         ask(queue, scorer_of(reward), [3])[0].result(10)
+
+
+@dataclass
+class Miscounts(Mean):
+    """Always gives `count` numbers, and an error for `poison`."""
+
+    count: int = 1
+
+    def score_pixels(self, prompts, pixels):
+        values = super().score_pixels(prompts, pixels)
+        return values.repeat(self.count)[: self.count]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5])
+def test_a_scorer_that_miscounts_gives_nobody_a_number(queue, count):
+    """One number for three pictures is right for each of them alone, so that halving would make three scores of it."""
+    reward = Miscounts(count=count)
+    marks = ask(queue, scorer_of(reward), [7, 8, 9])
+    reward.go.set()
+    for mark in marks:
+        with pytest.raises(ScorerFailedError) as told:
+            mark.result(10)
+        shape = rf"\(ValueError: 3 pictures, and an answer of shape \[{count}\]\)$"
+        assert re.search(f"^the scorer mean failed {shape}", str(told.value))
+    assert reward.batches == [3, 1, 1, 1]
+    assert queue.is_alive
