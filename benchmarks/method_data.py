@@ -1,9 +1,10 @@
 """What the comparison of the methods learns from and is measured on, made once for each tiny model.
 
 The model draws pictures for prompts of the training half, the oracle labels them in [0, 1]. All methods read these
-groups: pairwise ones the best against the worst, the others all four. Captions of its own for each picture (DCPO, TPO)
-come from the oracle too: what it sees, said in a sentence of the world; see `caption_of`. The base model's verdicts on
-the evaluation's prompts and its errors on pairs that nobody learns from are kept beside them.
+groups: RankDPO all four pictures, SePPO and plain fine-tuning the best, the others the best and the worst. Captions of
+its own for each picture (DCPO, TPO) come from the oracle too: what it sees, said in a sentence of the world; see
+`caption_of`. The base model's verdicts on the evaluation's prompts and its errors on pairs that nobody learns from are
+kept beside them.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from method_data import evaluation_prompts
 from method_entries import MODELS, SEEDS, Entry
+from method_run import OFFLINE
 from method_settings import alike
 
 from palate.eval.statistics import Gain, paired_gain
@@ -94,7 +95,7 @@ def _verdicts(measured: Run, shape: tuple[int, int]) -> np.ndarray:
 
 
 def missing(record: Record, entries: Mapping[str, Entry]) -> Iterator[str]:
-    """What of the whole table has not been run, a line for each model and kind."""
+    """What of the whole page has not been run, a line for each model and kind; speed is of what learns from data."""
     controlled = [name for name, entry in entries.items() if entry.control]
     for shuffled, names in ((False, list(entries)), (True, controlled)):
         for model in MODELS:
@@ -110,3 +111,7 @@ def missing(record: Record, entries: Mapping[str, Entry]) -> Iterator[str]:
             ]
             if parts:
                 yield f"{'controls' if shuffled else 'rows'} on {model}: {'; '.join(parts)}"
+    for model in MODELS:
+        measured = {key.split("/")[1] for key in record.get("speed", {}) if key.startswith(f"{model}/")}
+        if unmeasured := [name for name, entry in entries.items() if entry.way is OFFLINE and name not in measured]:
+            yield f"speed on {model}: {', '.join(unmeasured)}"

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from method_data import STRONGER
 from method_entries import MODELS, Entry
 from method_rows import Record, Row, Run, base_of, left_out, missing, rows_of, runs_of
 from method_search import searches
@@ -26,8 +27,10 @@ it anew where there is no methods.json. The {runs} runs here took {hours:.1f} ho
 each; the data take a few minutes before them.
 
 **Data.** The model draws {per_prompt} pictures for each of {groups} prompts of the training half, and the oracle
-labels them in [0, 1]. Groups without a difference are dropped. Pairwise methods take the best against the worst,
-RankDPO and Diffusion-KTO all {per_prompt}, SePPO and plain fine-tuning (`sft`) the best alone. For DCPO and TPO the
+labels them in [0, 1]. Groups without a difference are dropped. Pairwise methods and Diffusion-KTO take the best and
+the worst, RankDPO all {per_prompt}, SePPO and plain fine-tuning (`sft`) the best alone. Where the settings say data
+stronger, the winner is instead the best of {per_prompt} that the model draws with guidance {strong_guidance:g} in
+{strong_steps} steps, as a better model's would be; evaluation draws with guidance {guidance:g}. For DCPO and TPO the
 oracle is the captioner: the caption of a picture is its prompt where that is true of it, else a sentence of the world
 about what the oracle sees; the loser's (TPO: the other) caption is that, changed by the rule-based perturber at medium
 strength. `dcpo_perturb` needs no captioner: the winner keeps its prompt, the loser has the prompt changed. Captions
@@ -93,6 +96,8 @@ def _facts(record: Record, entries: Mapping[str, Entry]) -> dict[str, Any]:
         which = f"The methods of preference that palate has, as far as they have been run ({counts} of "
         which += f"{len(entries)} rows)"
     return {
+        "strong_guidance": STRONGER["guidance"],
+        "strong_steps": STRONGER["steps"],
         "which": which,
         "spent": spent,
         "runs": len(runs),

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ..t2i.estimate import Estimate, Timing
     from ..t2i.workload import Workload
     from ..training.cards import Card
+    from ..training.config import TrainingConfig
 
 _RECIPE = "A YAML recipe, a name from `palate recipe list`, or a model such as sdxl, sd1.5 or sd3.5-medium."
 
@@ -28,16 +29,16 @@ def estimate_command(
     from ..training.cards import find_card
 
     chosen = find_card(card) if card else _card_here()
-    work, batch_size = _read(recipe, overrides or [])
-    result = estimate(work, batch_size, chosen)
+    work, training = _read(recipe, overrides or [])
+    result = estimate(work, training.batch_size, chosen, steps=training.steps)
     if as_json:
         typer.echo(json.dumps({**asdict(result), "card_gib": chosen.memory_gib if chosen else None}))
         return
-    _print(result, chosen)
+    _print(work, result, chosen)
 
 
-def _read(recipe: str, overrides: list[str]) -> tuple[Workload, int]:
-    """The workload of a recipe or of a known architecture's name, and the pairs of one step."""
+def _read(recipe: str, overrides: list[str]) -> tuple[Workload, TrainingConfig]:
+    """The workload of a recipe or of a known architecture's name, and how it is trained."""
     from pathlib import Path
 
     from ..errors import UserError
@@ -64,11 +65,11 @@ def _read(recipe: str, overrides: list[str]) -> tuple[Workload, int]:
         settings = check_recipe(values, [], Recipe, recipe)
     Shares(settings.training.batch_size, settings.training.micro_batch)  # refuses what `palate train` refuses
     method = settings.method.build(elements=1)
-    return workload_of(settings, method), settings.training.batch_size
+    return workload_of(settings, method), settings.training
 
 
-def _read_online(values: dict[str, Any], recipe: str) -> tuple[Workload, int]:
-    """The workload of a method that learns from prompts, and the prompts of one step."""
+def _read_online(values: dict[str, Any], recipe: str) -> tuple[Workload, TrainingConfig]:
+    """The workload of a method that learns from prompts, and how it is trained."""
     from ..t2i.models.architectures import find_architecture
     from ..t2i.online.recipe import OnlineRecipe
     from ..t2i.online.workload import online_workload
@@ -78,7 +79,7 @@ def _read_online(values: dict[str, Any], recipe: str) -> tuple[Workload, int]:
     settings = check_recipe(values, [], OnlineRecipe, recipe)
     Shares(settings.training.batch_size, settings.training.micro_batch)
     family = find_architecture(settings.model.path, settings.model.revision).family
-    return online_workload(settings, settings.method.build(family)), settings.training.batch_size
+    return online_workload(settings, settings.method.build(family)), settings.training
 
 
 def _recipe_of(architecture: str) -> dict[str, Any]:
@@ -100,7 +101,7 @@ def _card_here() -> Card | None:
     return card_of(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
 
 
-def _print(result: Estimate, card: Card | None) -> None:
+def _print(work: Workload, result: Estimate, card: Card | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -123,7 +124,9 @@ def _print(result: Estimate, card: Card | None) -> None:
             "the judge and the decoding of its pictures are not counted",
             markup=False,
         )
-    for line in _verdict(result, card):
+    if result.references_gib:
+        console.print(f"on disk, the run folder's references/ grows to {result.references_gib:.3g} GiB", markup=False)
+    for line in _verdict(work, result, card):
         console.print(line, markup=False)
 
 
@@ -143,14 +146,15 @@ def _lasting(result: Estimate) -> list[tuple[str, str]]:
         ("gradients", f"{result.gradients_gib:.3g} GiB"),
         ("optimizer", f"{result.optimizer_gib:.3g} GiB"),
         ("EMA", f"{result.ema_gib:.3g} GiB"),
+        ("autoencoder", f"{result.autoencoder_gib:.3g} GiB"),
         ("activations", f"{plain:.3g} GiB, {checkpointed:.3g} checkpointed"),
     ]
     return [(name, text) for name, text in rows if text != "0 GiB"]
 
 
-def _verdict(result: Estimate, card: Card | None) -> list[str]:
+def _verdict(work: Workload, result: Estimate, card: Card | None) -> list[str]:
     """What the numbers mean for a card: whether it fits, and how fast it will be."""
-    from ..t2i.memory import USABLE
+    from ..t2i.memory import USABLE, advice
     from ..training.cards import EXPECTED
 
     if card is None:
@@ -159,7 +163,7 @@ def _verdict(result: Estimate, card: Card | None) -> list[str]:
     fitting = [way for way in (result.plain, result.checkpointed) if way.peak_gib <= usable]
     limit = f"{card.name}: {card.memory_gib:.0f} GiB, of which a run may fill {usable:.0f}"
     if not fitting:
-        return [f"{limit}; the run does not fit, with gradient checkpointing either"]
+        return [f"{limit}; the run does not fit, with gradient checkpointing either; {advice(work)}"]
     lines = [f"{limit}; the run fits, gradient checkpointing {'off' if fitting[0] is result.plain else 'on'}"]
     if max(result.text_encoding_peak_gib, result.vae_encoding_peak_gib) > usable:
         lines.append("but preparation does not fit: encode on another machine and bring the cache")

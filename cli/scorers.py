@@ -74,9 +74,10 @@ def _setting(target: str, kind: type, text: str) -> float:
     if kind is bool and text.lower() in ("true", "false"):
         return text.lower() == "true"
     with contextlib.suppress(ValueError):
-        if kind is float:
-            return float(text)
-    raise UserError(f"--weights {target} is {text!r}; it is {'true or false' if kind is bool else 'a number'}")
+        if kind is not bool:
+            return kind(text)
+    wanted = {bool: "true or false", int: "a whole number", float: "a number"}[kind]
+    raise UserError(f"--weights {target} is {text!r}; it is {wanted}")
 
 
 def place(device: str, dtype: str | None) -> tuple[torch.device, torch.dtype | None]:

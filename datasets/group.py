@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 
@@ -60,11 +60,13 @@ class Group:
     def sorted_by_label(self) -> Group:
         """The same group, most preferred candidate first; tied candidates keep their order."""
         order = sorted(range(self.size), key=lambda index: -self.labels[index])
-        if order == list(range(self.size)):
-            return self
+        return self if order == list(range(self.size)) else self.take(order)
+
+    def take(self, places: Sequence[int]) -> Group:
+        """The same group with the candidates at `places` alone, in that order."""
 
         def pick(values: tuple | None) -> tuple | None:
-            return None if values is None else tuple(values[index] for index in order)
+            return None if values is None else tuple(values[place] for place in places)
 
         aspects = None if self.aspects is None else {name: pick(values) for name, values in self.aspects.items()}
         return replace(

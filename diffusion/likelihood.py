@@ -24,15 +24,21 @@ def denoising_error(prediction: Tensor, target: Tensor, reduction: Reduction = "
     return reduce_rows((target.to(wide) - prediction.to(wide)).square(), reduction)
 
 
-def residual_overlap(prediction: Tensor, target: Tensor, k: int, reduction: Reduction = "mean") -> Tensor:
-    """The product of the first and the last candidate's residual, over elements, `[B]`, without gradient.
+def residual_overlap(
+    prediction: Tensor, target: Tensor, k: int, reduction: Reduction = "mean", weights: Tensor | None = None
+) -> Tensor:
+    """The products of the first candidate's residual with itself and with the last one's, over elements, `[B, 2]`.
 
-    Diffusion-SDPO's product of output gradients (arXiv 2511.03317), up to the factor that it has in common with the
-    winner's error. `prediction` and `target` are `[B * k, ...]`, k candidates of a group after each other.
+    Diffusion-SDPO's products of output gradients (arXiv 2511.03317), up to a factor that both have in common: an error
+    w r^2 has the gradient 2 w r, so that the *square* of the weight is in a product. Without gradient. `prediction` and
+    `target` are `[B * k, ...]`, k candidates of a group after each other, `weights` `[B * k]` those of their errors.
     """
     wide = _wide(prediction, target)
-    residual = (prediction.detach().to(wide) - target.to(wide)).unflatten(0, (-1, k))
-    return reduce_rows(residual[:, 0] * residual[:, -1], reduction)
+    residual = prediction.detach().to(wide) - target.to(wide)
+    if weights is not None:
+        residual = residual * weights.to(wide).view(-1, *[1] * (residual.ndim - 1))
+    residual = residual.unflatten(0, (-1, k))
+    return torch.stack([reduce_rows(residual[:, 0] * residual[:, place], reduction) for place in (0, -1)], dim=1)
 
 
 def epsilon_weight(process: NoiseProcess, times: Tensor) -> Tensor:

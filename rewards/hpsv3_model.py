@@ -26,6 +26,7 @@ from .qwen_pixels import FRAMES, MERGE, PATCH
 EMBEDDING = "model.embed_tokens.weight"
 _LAYOUT = {"qwen.visual.": "visual.", "qwen.language_model.": "model.", "head.": "rm_head."}
 _UNUSED = frozenset({"lm_head.weight"})
+_ADVICE = "give the folder or hub id of Qwen/Qwen2-VL-7B-Instruct as base"
 
 
 class Hpsv3Network(nn.Module):
@@ -78,13 +79,15 @@ def build_head(width: int) -> nn.Sequential:
     )
 
 
-def read_hpsv3_config(base: str, vocabulary: int | None = None) -> Qwen2VLConfig:
+def read_hpsv3_config(base: str, vocabulary: int | None = None, advice: str = _ADVICE) -> Qwen2VLConfig:
     """The configuration of Qwen2-VL in a folder or at a hub id, for an embedding of so many rows; None: of its own.
+
+    Args:
+        advice: what to do where it is none, as the end of the error.
 
     Raises:
         UserError: it cannot be read, or is another model's.
     """
-    advice = "give the folder or hub id of Qwen/Qwen2-VL-7B-Instruct as base"
     try:
         values, _ = Qwen2VLConfig.get_config_dict(base)
     except (OSError, ValueError) as error:

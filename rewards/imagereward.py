@@ -63,7 +63,7 @@ class ImageReward(ScoresPixels):
     differentiable: bool = True
 
     def prepare(self, picture: Image.Image) -> Tensor:
-        """The normalised middle square of a picture, float32 `[3, 224, 224]`; the shortest side is resized by PIL.
+        """The normalised middle square of a picture, float32 `[3, 224, 224]`; resized by torch's 8-bit bicubic filter.
 
         Raises:
             OSError, ValueError: the picture cannot be decoded.

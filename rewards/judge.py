@@ -16,9 +16,11 @@ import torch
 from PIL import Image
 
 from ..errors import UserError
-from .judge_prompts import HIGH, LOW, PLAIN, RUBRICS, Rubric, quoted, read_marks
+from .judge_answers import quoted, read_marks
+from .judge_prompts import HIGH, LOW, PLAIN, RUBRICS, Rubric
 from .questions import fill, read_template
 from .reward import Failure, report_failure, require_pairs
+from .thoughts import conclusion, cut_off
 from .vlm import Answerer, open_vlm
 from .vlm_rows import ask_each
 
@@ -35,7 +37,8 @@ REPOSITORIES = {
 class Judge:
     """Marks from 1 to 5, read from a greedy answer: the mean of the rubric's aspects, or one of them.
 
-    An answer without a mark is NaN, with the start of the answer as the reason.
+    An answer without a mark is NaN, with the start of the answer as the reason; one that ends within its thoughts too,
+    whatever marks it weighs there.
 
     Args:
         vlm: who is asked.
@@ -109,6 +112,9 @@ class Judge:
             if answer is None:
                 report_failure(Failure(index, reasons[index]), failures)
                 continue
+            if conclusion(answer) is None:
+                report_failure(Failure(index, cut_off(self.rubric.max_tokens)), failures)
+                continue
             given = read_marks(answer, self.rubric)
             for aspect in wanted:
                 marks[aspect][index] = given[aspect]
@@ -128,6 +134,7 @@ def open_judge(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     name: str = "judge",
+    max_tokens: int | None = None,
 ) -> Judge:
     """Load a vision-language model as a judge.
 
@@ -142,6 +149,7 @@ def open_judge(
         device: where it runs.
         dtype: of the model.
         name: of the reward.
+        max_tokens: where an answer is cut off; None for the rubric's own, which leaves no room for long thoughts.
 
     Raises:
         UserError: model, processor or template cannot be read, or there is no such rubric or aspect.
@@ -150,6 +158,7 @@ def open_judge(
         if rubric not in RUBRICS:
             raise UserError(f"there is no rubric {rubric!r}; there are {', '.join(RUBRICS)}")
         rubric = RUBRICS[rubric]
-    rubric = replace(rubric, template=read_template(template, rubric.template))
+    length = rubric.max_tokens if max_tokens is None else max_tokens
+    rubric = replace(rubric, template=read_template(template, rubric.template), max_tokens=length)
     source = path or REPOSITORIES.get(rubric.name, REPOSITORIES["plain"])
     return Judge(open_vlm(source, processor, device, dtype), rubric, aspect, batch_size, name)

@@ -1,23 +1,17 @@
-"""What a judging model is asked, and how its answer is read: rubrics for one picture, and for a pair.
+"""What a judging model is asked: rubrics for one picture, and for a pair. `judge_answers` reads what it says.
 
 The formats of the answers are those that the published judges were trained on (UnifiedReward, https://arxiv.org/abs/
 2503.05236, https://github.com/CodeGoat24/UnifiedReward) or those aspects that a data set's judge was asked for
-(VisionPrefer); the questions are in our own words. An answer that does not say one clear thing says nothing: a guess at
-what was meant, or a 0, would pass for a judgement.
+(VisionPrefer); the questions are in our own words.
 """
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 LOW, HIGH = 1.0, 5.0
 """The scale of every mark."""
-
-Verdict = Literal["first", "second", "both"]
 
 
 @dataclass(frozen=True)
@@ -119,52 +113,3 @@ PAIR = (
     "Text Caption: [{prompt}]"
 )
 """The question about two pictures."""
-
-_MARKUP = re.compile(r"[*_`#]")
-_SCALE = r"(?:\s*\(\s*1\s*(?:-|–|to)\s*5\s*\))?"
-_NEXT_LINE = r"(?:\n[ \t]*(?!\d+[.)][ \t]))?"  # but no numbered list
-_NUMBER = r"([-+]?\d+(?:\.\d+)?)(?![\w%]|[.,]\d)"
-_SECOND_NUMBER = re.compile(r"\s*(?:-|–|~|,|to|or|and)\s*\d")
-_OUT_OF = re.compile(r"\s*(?:/|out\s+of)\s*(\d+(?:\.\d+)?)")
-_VERDICT = re.compile(r"\bimage\s+([12])\s+is\s+better\b|\bboth\s+images\s+are\s+(equally\s+good)\b", re.IGNORECASE)
-
-
-def read_marks(answer: str, rubric: Rubric) -> dict[str, float]:
-    """The mark of each of a rubric's aspects; NaN where the answer does not give exactly one from 1 to 5.
-
-    Bold type, "4/5" and "4 out of 5" are understood; "4/10", "3-4", "80%" and two different marks are not.
-    """
-    plain = _conclusion(answer)
-    return {aspect: _read_mark(plain, label) for aspect, label in rubric.labels.items()}
-
-
-def read_verdict(answer: str) -> Verdict | None:
-    """Which picture the answer calls the better one; None where it calls none or contradicts itself."""
-    found: set[Verdict] = set()
-    for match in _VERDICT.finditer(_conclusion(answer)):
-        found.add("both" if match[2] else "first" if match[1] == "1" else "second")
-    return found.pop() if len(found) == 1 else None
-
-
-def quoted(answer: str, length: int = 80) -> str:
-    """The start of an answer, on one line."""
-    return repr(answer if len(answer) <= length else f"{answer[:length]}...")
-
-
-def _conclusion(answer: str) -> str:
-    """What a model says after its thoughts, without markup."""
-    said = answer.rpartition("</think>")[2].rpartition("<answer>")[2].partition("</answer>")[0]
-    return _MARKUP.sub("", said)
-
-
-def _read_mark(plain: str, label: str) -> float:
-    pattern = rf"(?<![\w-]){re.escape(label)}{_SCALE}[ \t]*[:：=][ \t]*{_NEXT_LINE}[\[(<]?[ \t]*{_NUMBER}"
-    marks = set()
-    for match in re.finditer(pattern, plain, re.IGNORECASE):
-        rest = plain[match.end() :].split("\n", 1)[0]
-        scale = _OUT_OF.match(rest)
-        if _SECOND_NUMBER.match(rest) or (scale and float(scale[1]) != HIGH):
-            return math.nan
-        marks.add(float(match[1]))
-    mark = marks.pop() if len(marks) == 1 else math.nan
-    return mark if LOW <= mark <= HIGH else math.nan

@@ -16,9 +16,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .judge_prompts import PAIR, quoted, read_verdict
+from .judge_answers import quoted, read_verdict
+from .judge_prompts import PAIR
 from .questions import fill, read_template
 from .reward import Failure, report_failure, require_pairs
+from .thoughts import conclusion, cut_off
 from .vlm import Answerer, open_vlm
 from .vlm_rows import ask_each
 
@@ -57,7 +59,7 @@ class PairwiseJudge:
         """The probability that the first of each pair is preferred, float32 `[n]`: 0, 0.25, 0.5, 0.75 or 1.
 
         It is the mean over the two orders of 1 for a win, 0.5 for a tie and 0 for a loss. A pair is NaN where either
-        answer has no verdict, with the start of that answer as the reason.
+        answer has no verdict, with the start of that answer as the reason, or ends within its thoughts.
 
         Raises:
             ValueError: there are not as many prompts as pictures on each side.
@@ -76,13 +78,17 @@ class PairwiseJudge:
                 answer = answers[row]
                 verdict = None if answer is None else read_verdict(answer)
                 if verdict is None:
-                    reason = reasons[row] if answer is None else f"no verdict in the answer {quoted(answer)}"
+                    reason = reasons[row] if answer is None else self._why_not(answer)
                     report_failure(Failure(pair, reason), failures)
                     break
                 worth.append(_WORTH[verdict])
             else:
                 preferred[pair] = (worth[0] + 1 - worth[1]) / 2
         return preferred
+
+    def _why_not(self, answer: str) -> str:
+        cut = conclusion(answer) is None
+        return cut_off(self.max_tokens) if cut else f"no verdict in the answer {quoted(answer)}"
 
     def rank(self, prompt: str, candidates: Sequence[Image.Image], failures: list[Failure] | None = None) -> np.ndarray:
         """The win rate of each of k pictures of one prompt against all others, float32 `[k]`; see `win_rates`.

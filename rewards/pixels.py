@@ -185,7 +185,7 @@ def letterbox(picture: Image.Image, size: int = 224, antialias: bool = True) -> 
     levels = rgb_levels(picture)
     height, width = _longest_side(levels.shape[0], levels.shape[1], size)
     # The levels are brought to [0, 1] after they are few; the filter is linear.
-    return normalise(_bars(bicubic_levels(levels, height, width, antialias)[:3] / 255, size))
+    return normalise(_bars(bicubic_levels(levels, height, width, antialias) / 255, size))
 
 
 def letterbox_tensor(images: Tensor, size: int = 224, antialias: bool = True) -> Tensor:

@@ -26,7 +26,7 @@ def bicubic(images: Tensor, height: int, width: int, antialias: bool) -> Tensor:
 
 
 def bicubic_levels(levels: Tensor, height: int, width: int, antialias: bool) -> Tensor:
-    """`bicubic` of an 8-bit picture `[H, W, 4]`: float32 `[4, height, width]`, equal to 1e-6 of 255 levels."""
+    """`bicubic` of an 8-bit picture `[H, W, 4]`: float32 RGB `[3, height, width]`, equal to 1e-6 of 255 levels."""
     rows, columns, _ = levels.shape
     lines = levels.view(rows, columns * 4)
     # Four floats are as long as one complex128, and torch turns a matrix of these in a third of the time.
@@ -35,7 +35,8 @@ def bicubic_levels(levels: Tensor, height: int, width: int, antialias: bool) -> 
         narrow = sums.of(lines[first:last].float())
         turned[:, top:bottom] = narrow.view(torch.complex128).T
     small = _sums(columns, width, antialias).of(turned.view(torch.float32))
-    return small.view(width, height, 4).permute(2, 1, 0).contiguous()
+    small = small.view(width, height, 4)
+    return torch.stack([small[..., channel].T for channel in range(3)])  # in half the time of `permute`
 
 
 class _Sums(NamedTuple):

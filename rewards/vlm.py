@@ -22,6 +22,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationC
 from ..errors import UserError
 from .pretrained import load_pretrained, reason_of
 from .quiet import quiet
+from .thoughts import OPENED, opens_thoughts
 
 
 class Answerer(Protocol):
@@ -87,6 +88,9 @@ class Vlm:
     def answer(self, pictures: Sequence[Sequence[Image.Image]], texts: Sequence[str], max_tokens: int) -> list[str]:
         """The most likely answers, token by token (greedy), `max_tokens` long at most.
 
+        Where the chat template opens the model's thoughts, the answer begins with `<think>` as if the model had: else
+        one that was cut off within them would look like an answer without any.
+
         Args:
             pictures: each row's RGB pictures.
             texts: each row's question.
@@ -98,7 +102,9 @@ class Vlm:
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             ids = self.model.generate(**inputs, max_new_tokens=max_tokens)
         begun = inputs["input_ids"].shape[1]
-        return self.processor.tokenizer.batch_decode(ids[:, begun:], skip_special_tokens=True)
+        answers = self.processor.tokenizer.batch_decode(ids[:, begun:], skip_special_tokens=True)
+        opened = OPENED if opens_thoughts(self._chat(1, "")) else ""
+        return [f"{opened}{answer}" for answer in answers]
 
     def read(
         self, pictures: Sequence[Sequence[Image.Image]], texts: Sequence[str], padding_side: Literal["left", "right"]

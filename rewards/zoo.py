@@ -38,7 +38,7 @@ class Entry:
     dtype: Dtype = "float32"
     weights: str | None = None
     assets: Mapping[str, str] = field(default_factory=dict)
-    options: Mapping[str, type[bool] | type[float]] = field(default_factory=dict)
+    options: Mapping[str, type[bool] | type[int] | type[float]] = field(default_factory=dict)
     preset: Mapping[str, Any] = field(default_factory=dict)
     needs_prompts: bool = True
     input: str = ""
@@ -213,6 +213,7 @@ ENTRIES: tuple[Entry, ...] = (
         dtype="bfloat16",
         weights="Qwen/Qwen2.5-VL-7B-Instruct",
         assets=_JUDGE,
+        options={"max_tokens": int},
         preset={"rubric": "plain", "name": "vlm_judge"},
         input=_CHAT,
     ),
@@ -225,6 +226,7 @@ ENTRIES: tuple[Entry, ...] = (
         dtype="bfloat16",
         weights="Qwen/Qwen2.5-VL-7B-Instruct",
         assets=_JUDGE,
+        options={"max_tokens": int},
         preset={"rubric": "visionprefer", "name": "visionprefer_judge"},
         input=_CHAT,
     ),
@@ -237,6 +239,7 @@ ENTRIES: tuple[Entry, ...] = (
         dtype="bfloat16",
         weights="CodeGoat24/UnifiedReward-qwen-7b",
         assets=_JUDGE,
+        options={"max_tokens": int},
         preset={"rubric": "unifiedreward", "name": "unifiedreward"},
         input=_CHAT,
     ),
@@ -249,6 +252,7 @@ ENTRIES: tuple[Entry, ...] = (
         dtype="bfloat16",
         weights="CodeGoat24/UnifiedReward-2.0-qwen-7b",
         assets=_JUDGE,
+        options={"max_tokens": int},
         preset={"rubric": "unifiedreward2", "name": "unifiedreward2"},
         input=_CHAT,
     ),

@@ -40,7 +40,6 @@ from .models.family import Conditions
 from .models.model import TextToImageModel, require_xformers
 from .models.policy import FullPolicy, LoraPolicy, Policy
 from .models.sampling import sampling_for
-from .models.settings import ReferenceSettings
 from .online.recipe import OnlineRecipe
 from .plan import Plan
 from .prepare import Advance, Say, prepare
@@ -68,14 +67,10 @@ def align(recipe: Recipe, say: Say = print, advance: Advance | None = None) -> S
     model = open_model(recipe.model, recipe.training.precision, device)
     method = recipe.method.build(_elements(model, recipe))
     known = validation_numbers(method, model.device) if recipe.data.holdout else ()
-    refuse(recipe, model, state.num_processes, known, ("training.micro_batch",) if method.over_batch else ())
+    fixed = ("training.micro_batch",) if method.over_batch else ()
+    say_lengthened(recipe, method, refuse(recipe, model, state.num_processes, known, fixed), say)
     if method.rival is None:
         say_rounding(recipe.model, say)
-    elif recipe.model.tuning == "full" and recipe.model.reference != ReferenceSettings():
-        raise UserError(
-            f"model.reference has no effect on {method.name}, whose reference is an earlier state of the policy, in "
-            "its precision and on its device; leave it out"
-        )
     resolution = recipe.data.resolution or model.resolution
     # The least that it can be: memory and LoRA targets that will not do are told before hours of encoding.
     least = workload_of(recipe, method, resolution, method.candidates or method.fewest)
@@ -128,8 +123,10 @@ def refuse(
     processes: int,
     numbers: Collection[str],
     fixed: Collection[str] = (),
-) -> None:
+) -> dict[str, Any] | None:
     """What would fail after hours of encoding or training is told before anything is written.
+
+    Returns the recipe that the run folder holds, if it holds a run.
 
     Args:
         numbers: the names of a validation's numbers.
@@ -141,7 +138,7 @@ def refuse(
     model.checkpoint.require_whole()
     _refuse_side(recipe, model)
     _ = model.process  # reads the scheduler's config
-    require_same_recipe(RunFolder(folder), recipe.model_dump(mode="json"), fixed)
+    stored = require_same_recipe(RunFolder(folder), recipe.model_dump(mode="json"), fixed)
     if recipe.model.attention == "xformers":
         require_xformers()
     if recipe.output.push_to:
@@ -151,6 +148,20 @@ def refuse(
     if recipe.data.cache is not None:
         require_folder(Path(recipe.data.cache).expanduser(), f"data.cache: the folder {recipe.data.cache}")
     refuse_early(training, folder, processes)
+    return stored
+
+
+def say_lengthened(recipe: Recipe, method: Method, stored: dict[str, Any] | None, say: Say) -> None:
+    """What is laid over `training.steps` moves where a run goes on with another number of them."""
+    before, now = ((stored or {}).get("training") or {}).get("steps"), recipe.training.steps
+    laid = {
+        "training.schedule": recipe.training.schedule != "constant",
+        "data.order": recipe.data.order == "curriculum",
+        "method.decay": "progress" in method.reads,
+    }
+    if before not in (None, now) and any(laid.values()):
+        moved = " and ".join(name for name, is_so in laid.items() if is_so)
+        say(f"training.steps was {before} and is {now}: for {moved} this is a run of {now} steps from here on")
 
 
 def say_rounding(config: ModelConfig, say: Say) -> None:
@@ -182,7 +193,7 @@ def _refuse_side(recipe: Recipe | OnlineRecipe, model: TextToImageModel) -> None
 def validation_numbers(method: Method, device: torch.device | str = "cpu") -> set[str]:
     """The names of a validation's numbers: an objective names the same ones in every call."""
     nothing = torch.zeros(1, method.compared(method.fewest), device=device)
-    rows = {"drift": nothing, "overlap": nothing[:, 0], "progress": nothing[:, 0]}
+    rows = {"drift": nothing, "overlap": torch.zeros(1, 2, device=device), "progress": nothing[:, 0]}
     extras: dict[str, Any] = {name: rows[name] for name in method.reads}
     _, metrics = method.objective(nothing, nothing if method.needs_reference else None, nothing, **extras)
     named = {*metrics, "loss"} | ({"temperature"} if method.temperature is not None else set())

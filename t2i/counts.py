@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..training.count_cache import remember
+from .models.architectures import latent_shape
 from .workload import Workload
 
 if TYPE_CHECKING:
@@ -109,26 +110,47 @@ def count_reference(work: Workload) -> Pass:
     return Pass(**remember({"what": "reference", **work.pass_key(), "copy": work.copy_dtype}, count))
 
 
-def count_vae(work: Workload, images: int) -> Pass:
-    """The autoencoder's encoding of `images` pictures at once; its weights are held too."""
+def vae_bytes(work: Workload) -> int:
+    """Of the autoencoder's weights."""
 
+    def count() -> dict[str, int]:
+        from .models.meta import build_vae, count_parameters
+
+        vae = build_vae(work.architecture, _dtype(work.vae_dtype))
+        return {"bytes": count_parameters(vae) * vae.dtype.itemsize}
+
+    vae = work.architecture.vae
+    return (
+        0 if vae is None else remember({"what": "vae", "vae": vae.as_dict(), "dtype": work.vae_dtype}, count)["bytes"]
+    )
+
+
+def count_encoding(work: Workload, images: int) -> Pass:
+    """The autoencoder's encoding of `images` pictures at once."""
+    return _count_vae(work, "encoding", (images, 3, work.resolution, work.resolution))
+
+
+def count_decoding(work: Workload, images: int) -> Pass:
+    """The autoencoder's decoding of `images` pictures at once."""
+    return _count_vae(work, "decoding", (images, *latent_shape(work.architecture, work.resolution)))
+
+
+def _count_vae(work: Workload, what: Literal["encoding", "decoding"], shape: tuple[int, ...]) -> Pass:
     def count() -> dict[str, int]:
         import torch
 
         from ..training.counting import count_forward
-        from .models.meta import build_vae, count_parameters
+        from .models.meta import build_vae
 
         vae = build_vae(work.architecture, _dtype(work.vae_dtype))
-        pixels = torch.empty(images, 3, work.resolution, work.resolution, dtype=vae.dtype, device="meta")
-        counted = asdict(count_forward(lambda: vae.encode(pixels).latent_dist.mean))
-        held = count_parameters(vae) * vae.dtype.itemsize
-        return {**counted, "peak_bytes": counted["peak_bytes"] + held}
+        given = torch.empty(shape, dtype=vae.dtype, device="meta")
+        encode = what == "encoding"
+        return asdict(count_forward(lambda: vae.encode(given).latent_dist.mean if encode else vae.decode(given).sample))
 
     vae = work.architecture.vae
     if vae is None:
         return Pass(0, 0, 0, 0)
-    own = {"images": images, "resolution": work.resolution, "dtype": work.vae_dtype}
-    return Pass(**remember({"what": "vae", "vae": vae.as_dict(), **own}, count))
+    return Pass(**remember({"what": what, "vae": vae.as_dict(), "shape": shape, "dtype": work.vae_dtype}, count))
 
 
 def count_text(work: Workload) -> Encoders:

@@ -5,8 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..training.cards import ATTAINABLE, EXPECTED, Card
-from .counts import count_reference, count_sizes, count_step, count_text, count_vae
-from .memory import GIB, choose_checkpointing, lasting_bytes, text_encoding_bytes, training_bytes, vae_encoding_bytes
+from .counts import count_decoding, count_encoding, count_reference, count_sizes, count_step, count_text
+from .memory import (
+    GIB,
+    choose_checkpointing,
+    earlier_state_bytes,
+    lasting_bytes,
+    text_encoding_bytes,
+    training_bytes,
+    vae_encoding_bytes,
+)
 from .workload import Workload, workload_of
 
 __all__ = ["Estimate", "Timing", "Training", "choose_checkpointing", "estimate", "flops_per_pair", "workload_of"]
@@ -40,7 +48,11 @@ class Training:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A run in numbers. The phases (text, autoencoder, training) follow each other and free what they held."""
+    """A run in numbers. The phases (text, autoencoder, training) follow each other and free what they held.
+
+    `autoencoder_gib` is what its weights take all through training, and `references_gib` what the run folder's
+    `references/` takes on disk in the end; both are 0 but for a method that draws with its own earlier states.
+    """
 
     architecture: str
     tuning: str
@@ -57,6 +69,8 @@ class Estimate:
     gradients_gib: float
     optimizer_gib: float
     ema_gib: float
+    autoencoder_gib: float
+    references_gib: float
     text_encoding_peak_gib: float
     vae_encoding_peak_gib: float
     preparation_tflops_per_pair: float
@@ -64,17 +78,20 @@ class Estimate:
     checkpointed: Training
 
 
-def estimate(work: Workload, batch_size: int | None = None, card: Card | None = None, processes: int = 1) -> Estimate:
+def estimate(
+    work: Workload, batch_size: int | None = None, card: Card | None = None, processes: int = 1, steps: int = 1
+) -> Estimate:
     """Count a run.
 
     Args:
         batch_size: pairs per optimizer step over all processes; None: one micro-batch a process.
         card: what to time it on; None gives no times.
+        steps: optimizer steps of the whole run, for what it leaves on disk.
 
     Raises UserError: the network does not take the resolution.
     """
     sizes, lasting, micro_batch = count_sizes(work), lasting_bytes(work), work.images // work.candidates
-    pairs = batch_size or micro_batch * processes
+    pairs, prepared = batch_size or micro_batch * processes, work.candidates - (work.rival is not None)
 
     def training(checkpointing: bool) -> Training:
         flops = flops_per_pair(work, checkpointing)
@@ -101,9 +118,11 @@ def estimate(work: Workload, batch_size: int | None = None, card: Card | None = 
         gradients_gib=lasting["gradients"] / GIB,
         optimizer_gib=lasting["optimizer"] / GIB,
         ema_gib=lasting["ema"] / GIB,
+        autoencoder_gib=lasting["autoencoder"] / GIB,
+        references_gib=_earlier_states(work, steps) * earlier_state_bytes(work) / GIB,
         text_encoding_peak_gib=text_encoding_bytes(work) / GIB,
         vae_encoding_peak_gib=vae_encoding_bytes(work) / GIB,
-        preparation_tflops_per_pair=(count_text(work).flops + work.candidates * count_vae(work, 1).flops) / 1e12,
+        preparation_tflops_per_pair=(count_text(work).flops + prepared * count_encoding(work, 1).flops) / 1e12,
         plain=training(checkpointing=False),
         checkpointed=training(checkpointing=True),
     )
@@ -117,7 +136,13 @@ def flops_per_pair(work: Workload, checkpointing: bool = False) -> float:
     asked = work.calls + work.reference
     without_gradient = asked * count_reference(work).flops if asked else 0
     one = (count_step(work, checkpointing).flops + without_gradient) / work.images
-    return work.parts * work.candidates * one
+    round_trip = count_decoding(work, 1).flops + count_encoding(work, 1).flops if work.rival else 0
+    return work.parts * work.candidates * one + round_trip
+
+
+def _earlier_states(work: Workload, steps: int) -> int:
+    """How many a run keeps: one before its first step and one every `every` steps that go on."""
+    return -(-steps // work.rival.every) if work.rival else 0
 
 
 def _time(flops: float, pairs: int, card: Card, processes: int, bits: int) -> Timing:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ..errors import UserError
 from .batches import PROMPTS_AT_ONCE, pictures_at_once
-from .counts import count_reference, count_sizes, count_step, count_text, count_vae
+from .counts import count_decoding, count_encoding, count_reference, count_sizes, count_step, count_text, vae_bytes
 from .models.architectures import latent_shape
 from .workload import Workload, settled_dtype
 
@@ -27,21 +27,31 @@ def text_encoding_bytes(work: Workload) -> int:
 
 def vae_encoding_bytes(work: Workload) -> int:
     """While pictures are encoded."""
-    return count_vae(work, pictures_at_once(work.resolution)).peak_bytes
+    return vae_bytes(work) + count_encoding(work, pictures_at_once(work.resolution)).peak_bytes
 
 
 def lasting_bytes(work: Workload) -> dict[str, int]:
     """What stays on the device all through training, by what it is."""
     sizes, full = count_sizes(work), work.tuning == "full"
-    copied = full and work.reference and work.reference_device == "same"
     weights = sizes.parameters * (4 if full else _BYTES[work.dtype])
+    if work.rival:
+        reference = earlier_state_bytes(work)
+    else:
+        copied = full and work.reference and work.reference_device == "same"
+        reference = sizes.parameters * _BYTES[work.copy_dtype] if copied else 0
     return {
         "weights": weights + (0 if full else 4 * sizes.trainable),
-        "reference": sizes.parameters * _BYTES[work.copy_dtype] if copied else 0,
+        "reference": reference,
         "gradients": 4 * sizes.trainable,
         "optimizer": sizes.optimizer_bytes,
         "ema": 4 * sizes.trainable if work.ema else 0,
+        "autoencoder": vae_bytes(work) if work.rival else 0,
     }
+
+
+def earlier_state_bytes(work: Workload) -> int:
+    """Of the trained weights in float32, as they are kept on the device and on disk where the reference is one."""
+    return 4 * count_sizes(work).trainable
 
 
 def training_bytes(work: Workload, checkpointing: bool) -> int:
@@ -52,6 +62,9 @@ def training_bytes(work: Workload, checkpointing: bool) -> int:
         if work.reference and work.tuning == "full" and work.reference_device == "cpu":
             visiting += count_sizes(work).parameters * _BYTES[work.copy_dtype]
         passing = max(passing, visiting)
+    if work.rival:  # drawn, decoded and encoded before the step's own passes; drawing is no wider than the reference's
+        together = min(work.images // work.candidates, pictures_at_once(work.resolution))
+        passing = max(passing, *(count(work, together).peak_bytes for count in (count_decoding, count_encoding)))
     return sum(lasting_bytes(work).values()) + passing
 
 
@@ -69,13 +82,17 @@ def choose_checkpointing(work: Workload, capacity: int) -> bool:
     needed = training_bytes(work, checkpointing=True)
     if needed <= usable:
         return True
-    savings = sorted(savings_of(work).items(), key=lambda saving: -saving[1])
-    advice = ", ".join(f"{switch} saves {size / GIB:.1f}" for switch, size in savings)
     raise UserError(
         f"{work.architecture.name} at {work.resolution} pixels needs {needed / GIB:.1f} GiB even with gradient "
-        f"checkpointing, but {usable / GIB:.1f} GiB are usable (90 % of what is free); "
-        + (f"in GiB, {advice}" if advice else "no switch of the recipe saves enough, so take a larger card")
+        f"checkpointing, but {usable / GIB:.1f} GiB are usable (90 % of what is free); {advice(work)}"
     )
+
+
+def advice(work: Workload) -> str:
+    """What to do about a run that does not fit, for a message."""
+    savings = sorted(savings_of(work).items(), key=lambda saving: -saving[1])
+    told = ", ".join(f"{switch} saves {size / GIB:.1f}" for switch, size in savings)
+    return f"in GiB, {told}" if told else "no switch of the recipe saves enough, so take a larger card"
 
 
 def savings_of(work: Workload) -> dict[str, int]:
@@ -93,7 +110,7 @@ def savings_of(work: Workload) -> dict[str, int]:
     if full:
         changes["model.tuning=lora"] = replace(work, tuning="lora", dtype=lora_dtype)
         changes["training.optimizer.name=adafactor"] = replace(work, optimizer="adafactor")
-    if full and work.reference:
+    if full and work.reference and not work.rival:
         changes["model.reference.device=cpu"] = replace(work, reference_device="cpu")
         changes["model.reference.dtype=bfloat16"] = replace(work, reference_dtype="bfloat16")
     now = training_bytes(work, checkpointing=True)

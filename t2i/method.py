@@ -22,7 +22,7 @@ Extra = Literal["drift", "overlap", "progress"]
 """What an objective may read beside errors and labels, as keywords of these names.
 
 drift     `[B, k]`  mean squared distance between policy's and reference's prediction, with gradient (DSPO)
-overlap   `[B]`     of the winner's and the loser's residual, see `diffusion.likelihood.residual_overlap` (SDPO)
+overlap   `[B, 2]`  of the winner's residual with itself and the loser's: `diffusion.likelihood.residual_overlap` (SDPO)
 progress  `[B]`     the share of the run that is done, 0 in validation (PNAPO)
 """
 

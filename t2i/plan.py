@@ -70,6 +70,7 @@ class Plan:
 
     rankings   groups of more candidates than the method takes
     captioned  groups with a caption for each candidate
+    foreign    models of another family that drew pictures, which are left out
     """
 
     table: pa.Table
@@ -77,6 +78,7 @@ class Plan:
     rankings: int
     data_hash: str
     captioned: int = 0
+    foreign: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -109,9 +111,15 @@ class Plan:
         """The entries from the widest difference of labels, best to worst, to the narrowest; int64 `[len(self)]`.
 
         Curriculum-DPO's order (arXiv 2405.13637), whose labels are ranks. Equal differences are shuffled by the seed:
-        they would stand as in the file, prompts of one kind together. Raises UserError where all are equal.
+        they would stand as in the file, prompts of one kind together. Raises UserError where all are equal, and for
+        single pictures.
         """
         labels = self._labels()
+        if labels.shape[1] == 1:
+            raise UserError(
+                "data.order is curriculum, which goes by the difference of labels in a group, and this run takes "
+                "single pictures, which have none; set data.order to random"
+            )
         difference = labels[:, 0] - labels[:, -1]
         if len(self) > 1 and difference.min() == difference.max():
             raise UserError(
@@ -148,11 +156,14 @@ def make_plan(
     if pairs == "all" and method.candidates != 2:
         raise UserError(f"data.pairs is all, and {method.name} does not take pairs; leave it out")
     chunks, rows, rankings, captioned = [], [], 0, 0
-    fingerprint, sizes = [], set[int]()
+    fingerprint, sizes, foreigners = [], set[int](), set[str]()
     for number, (group, fault) in enumerate(ordered_map(first_fault, store, default_workers())):
         if on_group:
             on_group(1)
-        reason = _unusable(group, fault, method, ties, resolution, foreign)
+        others = {model for model in group.model or () if model and "seeds" in method.requires and foreign(model)}
+        group = _without(others, group)
+        foreigners |= others
+        reason = _unusable(group, fault, method, ties, resolution, others)
         if reason:
             log.add(group.key, *reason)
             continue
@@ -168,13 +179,19 @@ def make_plan(
     fingerprint.append(digest(*(str(row) for row in rows)))
     table = pa.concat_tables(chunks).combine_chunks()
     if table.num_rows == 0:
-        raise UserError(_nothing_left(store, log, method))
+        raise UserError(_nothing_left(store, log, method, sorted(foreigners)))
     if len(sizes) > 1:
         raise UserError(
             f"groups have {' or '.join(map(str, sorted(sizes)))} candidates, and one run of {method.name} takes groups "
             "of one size: split the set, or train on one kind after the other"
         )
-    return Plan(table, dict(log.counts), rankings, digest(*fingerprint), captioned)
+    return Plan(table, dict(log.counts), rankings, digest(*fingerprint), captioned, tuple(sorted(foreigners)))
+
+
+def _without(models: set[str], group: Group) -> Group:
+    """The group without these models' candidates; whole where no two of different labels would remain."""
+    own = [place for place, model in enumerate(group.model or ()) if model not in models]
+    return group.take(own) if models and len({group.labels[place] for place in own}) > 1 else group
 
 
 def _unusable(
@@ -183,7 +200,7 @@ def _unusable(
     method: Method,
     ties: str,
     resolution: int | None,
-    foreign: Callable[[str], bool],
+    foreign: set[str],
 ) -> tuple[str, str] | None:
     if fault:
         return UNREADABLE, fault
@@ -194,12 +211,12 @@ def _unusable(
     found = {"captions": group.captions is not None, "seeds": None not in (group.seed or (None,))}
     if lacking := next((LACKS[wanted] for wanted in sorted(method.requires) if not found[wanted]), None):
         return lacking, ""
+    if others := sorted(foreign.intersection(group.model or ())):
+        return ANOTHER_FAMILY, " and ".join(others)
     if "seeds" in method.requires and resolution is not None:
         sizes = {image_size(candidate) for candidate in group.candidates}
         if sizes != {(resolution, resolution)}:
             return ANOTHER_SIZE, " and ".join(f"{width} x {height}" for width, height in sorted(sizes))
-    if "seeds" in method.requires and (others := sorted(m for m in {*(group.model or ())} if m and foreign(m))):
-        return ANOTHER_FAMILY, " and ".join(others)
     low, high = method.label_range or (-math.inf, math.inf)
     if not all(low <= label <= high for label in group.labels):
         return f"labels outside {low:g} to {high:g}", ", ".join(f"{label:g}" for label in group.labels)
@@ -229,7 +246,7 @@ def _row(number: int, group: Group, chosen: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def _nothing_left(store: GroupStore, log: SkipLog, method: Method) -> str:
+def _nothing_left(store: GroupStore, log: SkipLog, method: Method, foreign: Sequence[str]) -> str:
     where = f"{len(store)} groups were read and none can be trained on"
     if set(log.counts) == {TIE}:
         return f"{where}: all are ties, in which no picture is preferred to another; label them again"
@@ -246,10 +263,13 @@ def _nothing_left(store: GroupStore, log: SkipLog, method: Method) -> str:
         )
     if set(log.counts) == {ANOTHER_FAMILY}:
         return (
-            f"{where}: {method.name} needs the noise that each picture was drawn from, and {log.examples[0].detail}, "
-            "which drew them, is of another family than this model; give pictures of its own"
+            f"{where}: {method.name} needs the noise that each picture was drawn from, and {' and '.join(foreign)}, "
+            f"which drew them, {'is' if len(foreign) == 1 else 'are'} of another family than this model; give pictures "
+            "of its own"
         )
-    return f"{where}: {log.summary()}; `palate data check` lists them"
+    found = log.summary().replace(ANOTHER_FAMILY, f"{ANOTHER_FAMILY} ({' and '.join(foreign)})")
+    check = "; `palate data check` names those that cannot be read" if UNREADABLE in log.counts else ""
+    return f"{where} by {method.name}: {found}{check}"
 
 
 def picture_bytes(store: GroupStore, entry: Entry) -> list[bytes]:

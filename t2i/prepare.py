@@ -16,6 +16,7 @@ from ..datasets.ahead import default_workers, ordered_map
 from ..datasets.converted import Say, open_converted
 from ..datasets.digest import digest
 from ..datasets.holdout import is_held_out
+from ..datasets.provenance import models_named
 from ..datasets.skips import SkipLog
 from ..datasets.store import GroupStore
 from ..errors import UserError
@@ -104,9 +105,9 @@ def prepare(
     return Prepared(train, held_out, CachedSource(cache, keys, model), resolution, views, easiest)
 
 
-def _of_another_family(family: str, name: str) -> bool:
-    """Whether the model of that name is known to be of another family, whose latents are others."""
-    other = architecture_at_hand(name)
+def _of_another_family(family: str, told: str) -> bool:
+    """Whether the model of that provenance is known to be of another family, whose latents are others."""
+    other = next(filter(None, map(architecture_at_hand, models_named(told))), None)
     return other is not None and other.family != family
 
 
@@ -134,6 +135,8 @@ def _report(plan: Plan, log: SkipLog, method: Method, say: Say) -> None:
         say(f"{len(plan)} groups are used, {log.total} left out: {log.summary()}")
         for skipped in [s for s in log.examples if s.reason != "tie"][:5]:
             say(f"  {skipped}")
+    if plan.foreign:
+        say(f"pictures by {' and '.join(plan.foreign)} are left out: the noise is of another family's latents")
     if plan.says_nothing:
         say(f"all {len(plan)} groups are ties, kept by data.ties: there is no difference to learn from")
     if plan.captioned and "captions" not in method.requires:

@@ -44,8 +44,10 @@ def draw_rivals(
     side = (resolution, resolution)
     sizes = model.family.size_conditions([Framing(side, (0, 0), side)] * len(seeds))
     given = conditions | {name: tensor.to(model.device) for name, tensor in sizes.items()}
-    sampling = Sampling(rival.steps, rival.guidance, resolution, pictures_at_once(resolution))
+    at_once = pictures_at_once(resolution)
+    sampling = Sampling(rival.steps, rival.guidance, resolution, at_once)
     drawn = list(draw_pictures(model, pipeline, conditions, empty, seeds, sampling))
     levels = torch.from_numpy(np.stack([np.asarray(picture.convert("RGB")) for picture in drawn]))
-    mean, std = model.encode_images(levels.permute(0, 3, 1, 2).float() / 127.5 - 1)
+    parts = [model.encode_images(part.permute(0, 3, 1, 2).float() / 127.5 - 1) for part in levels.split(at_once)]
+    mean, std = (torch.cat(each) for each in zip(*parts, strict=True))
     return mean, std, given

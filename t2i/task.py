@@ -114,8 +114,7 @@ class AlignmentTask:
             assert reference is not None, f"{method.name} reads the drift and has no reference"
             extras["drift"] = errors(prediction, reference)
         if "overlap" in method.reads:
-            overlap = residual_overlap(prediction, target, clean.shape[1], method.reduction)
-            extras["overlap"] = overlap if weights is None else weights.view(clean.shape[:2])[:, 0] * overlap
+            extras["overlap"] = residual_overlap(prediction, target, clean.shape[1], method.reduction, weights)
         reference_errors = None if reference is None else errors(reference)
         loss, metrics = method.objective(errors(prediction), reference_errors, labels, **extras)
         if method.temperature is not None:

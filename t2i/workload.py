@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from ..errors import UserError
 from .models.architectures import Architecture, find_architecture
+from .models.settings import ReferenceSettings
 
 if TYPE_CHECKING:
-    from .method import Method
+    from .method import Method, Rival
     from .online.recipe import OnlineRecipe
     from .recipe import Recipe
 
@@ -24,10 +26,11 @@ class Workload:
         parts: losses that a micro-batch has in turn, each of so many images; see `training.task.TaskInParts`.
         knob: the recipe's key that sets how many candidates there are, for advice; None where there are two.
         calls: further forward passes for each picture in a step, without gradient (an inversion's, a rival's).
+        rival: how the last candidate of each group is drawn while training; None where all are from the data.
         dtype: of the frozen weights of a LoRA run and of the checkpoint as loaded otherwise.
         precision: of autocast; weights that are trained are float32.
         reference: whether the frozen policy's errors are computed in every step.
-        reference_dtype, reference_device: of full tuning's frozen copy; LoRA has none.
+        reference_dtype, reference_device: of full tuning's frozen copy; LoRA has none, nor has a run with a rival.
     """
 
     architecture: Architecture
@@ -40,6 +43,7 @@ class Workload:
     knob: str | None = None
     parts: int = 1
     calls: float = 0
+    rival: Rival | None = None
     dtype: str = "bfloat16"
     precision: Literal["no", "bf16", "fp16"] = "bf16"
     optimizer: str = "adamw"
@@ -51,6 +55,8 @@ class Workload:
     @property
     def copy_dtype(self) -> str:
         """The type of the reference's weights: the frozen network's with LoRA, the copy's otherwise."""
+        if self.rival and self.tuning == "full":
+            return "float32"  # an earlier state of what is trained
         return self.dtype if self.tuning == "lora" or self.reference_dtype == "same" else self.reference_dtype
 
     @property
@@ -84,8 +90,14 @@ def workload_of(
         method: what the recipe's section builds; None for one that compares two pictures with a reference.
         candidates: pictures that the method takes of each group; None: two, or `GROUP` where it takes all.
         resolution: pixels a side where the caller has settled it; None takes the recipe's, or the checkpoint's own.
-    Raises UserError: the checkpoint cannot be found.
+    Raises UserError: the checkpoint cannot be found, or the recipe sets a reference copy up that the method has not.
     """
+    copied = recipe.model.tuning == "full" and recipe.model.reference != ReferenceSettings()
+    if copied and method is not None and method.rival:
+        raise UserError(
+            f"model.reference has no effect on {method.name}, whose reference is an earlier state of the policy, in "
+            "its precision and on its device; leave it out"
+        )
     if candidates is None:
         candidates = 2 if method is None else method.candidates or GROUP
     if method is not None:
@@ -94,6 +106,7 @@ def workload_of(
         plain_workload(recipe, candidates, resolution),
         knob="the number of candidates" if method is not None and method.candidates is None else None,
         calls=0 if method is None else method.calls(candidates),
+        rival=None if method is None else method.rival,
         reference=method is None or method.needs_reference,
     )
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from ..errors import UserError
 from .recipe_base import read_with_base
 from .recipe_file import parse_yaml
-from .recipe_keys import allowed_keys, find_key
+from .recipe_keys import allowed_keys, find_key, split_tags
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -81,7 +81,7 @@ def _first_fault(error: ValidationError, schema: type[BaseModel], path: str) -> 
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     dotted = ".".join(str(key) for key in keys)
     if fault["type"] == "extra_forbidden":
-        return f"recipe {path}: {_unknown(schema, keys, dotted)}{more}"
+        return f"recipe {path}: {_unknown(schema, keys)}{more}"
     if fault["type"] == "missing":
         return f"recipe {path}: `{dotted}` is missing; give it a value{more}"
     message = fault["msg"].removeprefix("Value error, ")
@@ -91,12 +91,15 @@ def _first_fault(error: ValidationError, schema: type[BaseModel], path: str) -> 
     return f"recipe {path}: `{dotted}` is {_short(fault['input'])}, but {message}{more}"
 
 
-def _unknown(schema: type[BaseModel], keys: tuple[str | int, ...], dotted: str) -> str:
-    allowed = allowed_keys(schema, keys[:-1]) + (["base"] if len(keys) == 1 else [])
-    near = next(iter(difflib.get_close_matches(str(keys[-1]), allowed, n=1)), "") or find_key(schema, str(keys[-1]))
-    place = f"`{'.'.join(map(str, keys[:-1]))}`" if len(keys) > 1 else "a recipe"
-    guess = f"did you mean `{near}`? " if near else ""
-    return f"unknown key `{dotted}`; {guess}{place} takes {', '.join(allowed)}"
+def _unknown(schema: type[BaseModel], keys: tuple[str | int, ...]) -> str:
+    name, allowed = str(keys[-1]), allowed_keys(schema, keys[:-1]) + (["base"] if len(keys) == 1 else [])
+    place, member = split_tags(schema, keys[:-1])
+    typed = ".".join(map(str, (*place, name)))
+    near = next(iter(difflib.get_close_matches(name, allowed, n=1)), "") or find_key(schema, name)
+    guess = f"did you mean `{near}`? " if near not in ("", typed) else ""  # as typed, it is another member's
+    owner = f"`{'.'.join(map(str, place))}`" if place else "a recipe"
+    told = f"{member} has no such setting, it" if member else owner
+    return f"unknown key `{typed}`; {guess}{told} takes {', '.join(allowed)}"
 
 
 def _short(value: Any) -> str:

@@ -20,6 +20,21 @@ def allowed_keys(schema: type[BaseModel], place: tuple[str | int, ...]) -> list[
     return sorted({key for model in models for key in model.model_fields})
 
 
+def split_tags(schema: type[BaseModel], place: tuple[str | int, ...]) -> tuple[tuple[str | int, ...], str]:
+    """The place as a user writes it, without the tags that pydantic puts in for members of unions, and the member that
+    it ends in; "" where it ends in none."""
+    models, typed, tag = [schema], [], ""
+    for part in place:
+        if any(part in model.model_fields for model in models) or not isinstance(part, str):
+            typed.append(part)
+            models, tag = [inner for model in models for inner in _models_of_key(model, part)] or models, ""
+        elif members := [model for model in models if _tagged(model, part)]:
+            models, tag = members, part
+        else:
+            typed.append(part)
+    return tuple(typed), tag
+
+
 def find_key(schema: type[BaseModel], name: str) -> str:
     """A dotted key of the schema that ends in `name`, or ''; rather one that is always there than some method's."""
     found = [(always, key) for always, key in _all_keys(schema) if key.rsplit(".", 1)[-1] == name]

@@ -23,6 +23,8 @@ from ..weights import find_weights, load_tensors, save_tensors
 from .adapter import add_adapter, merged
 from .recipe import VlmConfig
 
+_START = "model.path of kind vlm is a Qwen2-VL's folder or hub id, or an HPSv3.safetensors; a CLIP is of kind clip"
+
 
 class VlmNetwork(nn.Module):
     """HPSv3's two outputs for pictures of any shapes.
@@ -109,10 +111,10 @@ def open_vlm_learner(config: VlmConfig, seed: int, frozen: torch.dtype = torch.f
         prompts = open_hpsv3_prompts(base, len(state[EMBEDDING]))
         settings = read_hpsv3_config(base, len(state[EMBEDDING]))
     else:
+        source = base = str(path) if path.exists() else str(config.path)
+        text: Any = read_hpsv3_config(base, advice=_START).text_config  # the first to tell that there is no Qwen2-VL
         if config.base is not None:
             raise UserError(f"model.base has no effect where model.path, {path}, is a Qwen2-VL; leave it out")
-        source = base = str(path) if path.exists() else str(config.path)
-        text: Any = read_hpsv3_config(base).text_config  # the first to tell that there is no Qwen2-VL
         prompts = open_hpsv3_prompts(base)
         settings = read_hpsv3_config(base, len(prompts.tokenizer))
         state = start_state(base, len(prompts.tokenizer), text.initializer_range, seed)

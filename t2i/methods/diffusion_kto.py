@@ -1,13 +1,13 @@
 """Diffusion-KTO (Li et al. 2024, arXiv 2404.04465), on UNets and on rectified flow.
 
-    data form    pictures that are good or bad by themselves: groups of any size, one included
+    data form    pictures that are good or bad by themselves, in groups of one; of larger groups the best and the worst
     corruption   a time and a noise of its own for every picture
     likelihood   mean squared error on the network's own target, unweighted
     objective    1 - sigmoid(y beta (g - z0)), g the gain over the reference, z0 the mean gain of the batch
 
 Official settings (SD1.5): beta 1000 without a half, learning rate 1e-7, warm-up 200, 20,000 steps, batch 2 x 4 GPUs,
-8-bit Adam, captions dropped in 20 %, 80 % good pictures in a batch. In a group of one a label above 0.5 is good; in a
-larger one a label above the group's mean.
+8-bit Adam, captions dropped in 20 %, 80 % good pictures in a batch. In a group of one a label above 0.5 is good; of two
+pictures the better one is.
 """
 
 from __future__ import annotations

@@ -61,7 +61,13 @@ _CLIP_TOKENS = 77
 _UNET_PIPELINE_MULTIPLE = 8  # diffusers checks for it in `check_inputs` of SD and SDXL
 _T5_TOKENS = 256  # `sd3.py` encodes this many; the sampler's pipeline does too
 
-_SD_BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000}
+_SD_SCHEDULER = {
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "num_train_timesteps": 1000,
+    "steps_offset": 1,  # in each one's published file: a sampling grid ends at timestep 1, and not at 0
+}
 
 # The four-level autoencoder that all of them share, with 4 or 16 latent channels.
 _VAE = {
@@ -192,7 +198,7 @@ def _sd(name: str, family: str, unet: dict[str, Any], text: dict[str, Any], pred
         resolution=latents * 8,
         network=Part("UNet2DConditionModel", unet),
         text_tokens=_CLIP_TOKENS,
-        scheduler={**_SD_BETAS, "_class_name": "PNDMScheduler", "prediction_type": prediction},
+        scheduler={**_SD_SCHEDULER, "_class_name": "PNDMScheduler", "prediction_type": prediction},
         vae=Part("AutoencoderKL", {**_SD_VAE.config, "sample_size": latents * 8}),
         text_encoders={"text_encoder": Part("CLIPTextModel", text)},
         hub_ids=HUB_IDS[name],
@@ -241,7 +247,12 @@ _ALL = (
         resolution=1024,
         network=Part("UNet2DConditionModel", _SDXL_UNET),
         text_tokens=_CLIP_TOKENS,
-        scheduler={**_SD_BETAS, "_class_name": "EulerDiscreteScheduler", "prediction_type": "epsilon"},
+        scheduler={
+            **_SD_SCHEDULER,
+            "_class_name": "EulerDiscreteScheduler",
+            "prediction_type": "epsilon",
+            "timestep_spacing": "leading",
+        },
         vae=_SDXL_VAE,
         text_encoders={
             "text_encoder": Part("CLIPTextModel", _CLIP_L_CONFIG),
@@ -291,7 +302,8 @@ def find_architecture(path: str, revision: str | None = None) -> Architecture:
 
 def architecture_at_hand(path: str) -> Architecture | None:
     """What `find_architecture` finds without the network; None for other hub ids, and for what is no checkpoint."""
-    if any(path == known.name or path in known.hub_ids for known in _ALL) or path in BUILT_IN or Path(path).is_dir():
+    known = path in BUILT_IN or any(path == one.name or path in one.hub_ids for one in _ALL)
+    if known or Path(path).expanduser().is_dir():
         with contextlib.suppress(UserError):
             return find_architecture(path)
     return None

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...errors import UserError
 from .family import Family
-from .hub_ids import official
+from .hub_ids import hint, official
 from .sd1 import SD1
 from .sd2 import SD2
 from .sd3 import SD3
@@ -220,16 +220,15 @@ def _download(path: str, name: str, revision: str | None) -> str:
     looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1
     if looks_local:
         raise UserError(f"there is no folder {path}")
+    told = f"there is no folder {path}{hint(path, BUILT_IN)}"
     try:
         with quiet():
             return hf_hub_download(path, name, revision=revision)
     except HFValidationError:
-        raise UserError(f"there is no folder {path}, and it is no hub id (owner/name) either") from None
+        raise UserError(f"{told}, and it is no hub id (owner/name) either") from None
     except LocalEntryNotFoundError:
-        raise UserError(
-            f"there is no folder {path}, and the Hugging Face hub cannot be reached to look for it"
-        ) from None
+        raise UserError(f"{told}, and the Hugging Face hub cannot be reached to look for it") from None
     except EntryNotFoundError:
         raise UserError(f"the hub's {path} has no {name}: it is not a diffusers checkpoint") from None
     except (HfHubHTTPError, OSError) as error:
-        raise UserError(f"there is no folder {path}, and the hub refused it: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{told}, and the hub refused it: {str(error).splitlines()[0]}") from None

@@ -25,7 +25,8 @@ def online_workload(recipe: OnlineRecipe, method: OnlineMethod, resolution: int 
     candidates = asked * method.learned_rows
     return replace(
         plain_workload(recipe, candidates, resolution),
-        knob=f"method.{method.knob}",
+        # SPO learns from two latents whatever its k; and of half of D3PO's pictures a pair must remain.
+        knob=f"method.{method.knob}" if method.learned_rows > 3 else None,
         parts=parts,
         calls=asked * method.rolled(process) / (parts * candidates),
     )

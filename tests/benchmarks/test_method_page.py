@@ -14,11 +14,22 @@ import palate
 sys.path.insert(0, str(Path(palate.__file__).parent / "benchmarks"))
 
 from method_entries import Entry
+from method_online import ONLINE
 from method_record import _laid_out
 from method_table import render as page
 
+from palate.t2i.methods import DiffusionDPO, DiffusionKTO, RankDPO, SePPO
+
 PROMPTS, IMAGES = 60, 2
-ABOUT = {"prompts": PROMPTS, "images": IMAGES, "groups": 6, "per_prompt": 4, "evaluations": 100, "pictures": 8}
+ABOUT = {
+    "prompts": PROMPTS,
+    "images": IMAGES,
+    "groups": 6,
+    "per_prompt": 4,
+    "evaluations": 100,
+    "pictures": 8,
+    "guidance": 1.0,
+}
 BEFORE = np.random.default_rng(0).integers(0, 2, PROMPTS * IMAGES)
 BETTER = np.where(np.arange(BEFORE.size) % 3 == 0, 1, BEFORE)  # never worse
 BEST = np.where(np.arange(BEFORE.size) % 2 == 0, 1, BEFORE)
@@ -98,11 +109,28 @@ def test_what_has_not_been_run_is_said(record):
     assert "of sft" not in text.split("## Notes")[1]
 
 
+def test_which_speeds_are_not_measured_is_said(record):
+    """Of methods that learn from data; the others' steps have no length of their own."""
+    measured = {"machine": "A", "groups_per_second": {"median": 1.0}, "ratio": {"median": 1}}
+    record["speed"] = {"tiny-sdxl/mapo/A": measured}
+    text = page(record, {**ENTRIES, "spo": Entry({"name": "spo"}, way=ONLINE)})
+    assert "- speed on tiny-sdxl: sft\n- speed on tiny-sd3: mapo, sft\n\n" in text
+
+
+def test_the_page_says_how_many_pictures_the_methods_take(record):
+    methods = [RankDPO(), DiffusionKTO(), DiffusionDPO(), SePPO()]
+    assert [method.build(1).candidates for method in methods] == [None, 2, 2, 1]
+    text = page(record, ENTRIES).replace("\n", " ")
+    assert "Pairwise methods and Diffusion-KTO take the best and the worst, RankDPO all 4, SePPO and" in text
+
+
 def test_a_whole_table_says_that_it_is_whole(record):
     for model in ("tiny-sdxl", "tiny-sd3"):
         for seed in range(3):
             record["runs"] |= {f"{row}/{model}/{seed}": run() for row in ("mapo", "sft", "mapo/shuffled")}
             record["runs"][f"mapo/{model}/shuffled/{seed}"] = run()
+    measured = {"machine": "A", "groups_per_second": {"median": 1.0}, "ratio": {"median": 1}}
+    record["speed"] = {f"{model}/{row}/A": measured for model in ("tiny-sdxl", "tiny-sd3") for row in ("mapo", "sft")}
     text = page(record, ENTRIES)
     assert "Every method of preference that palate has" in text
     assert "Not run" not in text

@@ -85,7 +85,7 @@ def test_the_losers_caption_is_changed_and_the_winners_fits():
         ("mapo", 2 * 3, 16, 333),
         ("rank_dpo", 4 * 4, 8, 250),
         ("inpo", 2 * (4 + 5), 16, 111),
-        ("seppo", 2 * 4 + 8, 16, 125),
+        ("seppo", 2 * 4 + 4, 16, 166),
         ("sft", 1 * 3, 32, 333),
     ],
 )
@@ -105,7 +105,7 @@ def test_the_budget_is_what_a_run_asks_of_the_network(name, tmp_path, monkeypatc
 
     monkeypatch.setattr(UNet2DConditionModel, "forward", counting)
     write_rankings(tmp_path / "groups", 6)
-    job = replace(ENTRIES[name].job(name, "tiny-sdxl"), pictures=4)
+    job = replace(ENTRIES[name].job(name, "tiny-sdxl"), pictures=4, form="groups")
     _, per_group = offline_recipe(job, tmp_path, tmp_path / "run")
     k = _compared(method_of(name, "tiny-sdxl"))
     trained = train_offline(replace(job, evaluations=2 * per_group * 4 // k), tmp_path, tmp_path / "run")

@@ -92,6 +92,10 @@ def test_shards_and_a_column_of_prompts(score):
             ("pictures", "--with", "hpsv2.1", "--weights", "hpsv2.1.antialias=no"),
             "--weights hpsv2.1.antialias is 'no'; it is true or false",
         ),
+        (
+            ("pictures", "--with", "vlm_judge", "--weights", "vlm_judge.max_tokens=1.5"),
+            "--weights vlm_judge.max_tokens is '1.5'; it is a whole number",
+        ),
         (("pictures", "--with", "mps", "--weights", "mps.threshold=a"), "--weights mps.threshold is 'a'; it is a numb"),
         (("pictures", "--with", "mps", "--weights", "mps.threshold=2"), "mps's threshold is 2.0; it is below 1"),
         (("pictures", "--with", "hpsv2", "--weights", "hpsv2=me/mine"), "me/mine does not exist; as a hub id: HPS_v2"),

@@ -135,14 +135,17 @@ output: {folder: run}
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        (REWARD.replace("path: clip", "pth: clip"), ["unknown key `model.clip.pth`; did you mean `path`?"]),
+        (
+            REWARD.replace("path: clip", "pth: clip"),
+            ["unknown key `model.pth`; did you mean `path`? clip has no such setting, it takes"],
+        ),
         (REWARD.replace("kind: clip", "kind: klip"), ["`model`", "'klip'", "'clip', 'blip'"]),
         (REWARD.replace("loss: pickscore", "loss: pikscore"), ["`method.loss` is 'pikscore', but ", "'pickscore'"]),
         (REWARD.replace(", loss: pickscore", ""), ["`method.loss` is missing; give it a value"]),
         (REWARD.replace("pickscore", "hpsv2, k: 4"), ["method.k has no effect on loss hpsv2"]),
         (
             REWARD.replace("clip}", "clip, train: {txt: 1}}"),
-            ["unknown key `model.clip.train.txt`; did you mean `text`?"],
+            ["unknown key `model.train.txt`; did you mean `text`? `model.train` takes"],
         ),
         (REWARD + "training: {stesp: 5}", ["unknown key `training.stesp`; did you mean `steps`?"]),
         (REWARD + "training: {compile: true}", ["training.compile has no effect on reward models"]),

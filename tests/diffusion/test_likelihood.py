@@ -105,19 +105,21 @@ def test_epsilon_weight_makes_an_error_in_the_target_one_in_the_noise(process, n
 
 
 def test_overlap_by_hand() -> None:
-    """Groups of three: the first's residual times the last's, the middle one left out."""
+    """Groups of three: the first's residual times itself and the last's, the middle one left out."""
     prediction = torch.tensor([[2.0, 1.0], [9.0, 9.0], [0.0, 4.0], [1.0, 1.0], [9.0, 9.0], [3.0, 0.0]])
     target = torch.tensor([[1.0, 0.0], [0.0, 0.0], [1.0, 1.0], [0.0, 3.0], [0.0, 0.0], [0.0, 0.0]])
     # (1, 1) with (-1, 3), and (1, -2) with (3, 0)
-    assert residual_overlap(prediction, target, 3).tolist() == [1.0, 1.5]
-    assert residual_overlap(prediction.requires_grad_(), target, 3, reduction="sum").tolist() == [2.0, 3.0]
+    assert residual_overlap(prediction, target, 3).tolist() == [[1.0, 1.0], [2.5, 1.5]]
+    assert residual_overlap(prediction.requires_grad_(), target, 3, "sum").tolist() == [[2.0, 2.0], [5.0, 3.0]]
     assert not residual_overlap(prediction, target, 3).requires_grad
+    weights = torch.tensor([2.0, 9.0, 3.0, 1.0, 9.0, 4.0])
+    assert residual_overlap(prediction, target, 3, weights=weights).tolist() == [[4.0, 6.0], [2.5, 6.0]]
 
 
 def test_overlap_keeps_float64_and_widens_what_is_narrower() -> None:
     prediction = torch.tensor([[1 + 1e-12], [1.0]], dtype=torch.float64)
     target = torch.tensor([[1.0], [0.0]], dtype=torch.float64)
-    assert residual_overlap(prediction, target, 2).item() == pytest.approx(1e-12, rel=1e-3, abs=0)
+    assert residual_overlap(prediction, target, 2)[0, 1].item() == pytest.approx(1e-12, rel=1e-3, abs=0)
     halves = residual_overlap(torch.full((2, 3), 300.0).half(), torch.zeros(2, 3).half(), 2)
     assert halves.dtype == torch.float32
-    assert halves.item() == 90_000  # beyond half precision's range
+    assert halves.tolist() == [[90_000, 90_000]]  # beyond half precision's range

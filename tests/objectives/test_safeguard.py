@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from palate.diffusion.likelihood import residual_overlap
 from palate.objectives import dmpo, dpo, safeguarded
 
 
@@ -15,7 +16,13 @@ def networks(aligned: float):
 
 def numbers(prediction, target):
     residual = prediction - target
-    return residual.square().mean(dim=2), (residual[:, 0] * residual[:, 1]).mean(dim=1).detach()
+    products = (residual[:, :1] * residual).mean(dim=2).detach()
+    return residual.square().mean(dim=2), products
+
+
+def products(shared):
+    """Beside a winner's own product of 1."""
+    return torch.stack([torch.ones(len(shared)), torch.tensor(shared)], dim=1)
 
 
 LABELS = torch.tensor([[1.0, 0.0]]).repeat(4, 1)
@@ -44,7 +51,7 @@ def test_value_stays_and_only_the_losers_gradient_is_scaled(objective):
     assert loss.item() == plain.item()
     assert metrics.keys() == plain_metrics.keys() | {"safeguard"}
     (free,), (guarded,) = torch.autograd.grad(plain, errors), torch.autograd.grad(loss, errors)
-    scale = 0.4 * errors[:, 0].sum() / overlap.sum()
+    scale = 0.4 * errors[:, 0].sum() / overlap[:, 1].sum()
     assert torch.equal(guarded[:, 0], free[:, 0])
     torch.testing.assert_close(guarded[:, 1], scale * free[:, 1], rtol=1e-12, atol=0)
 
@@ -60,6 +67,28 @@ def test_a_step_on_the_outputs_does_not_raise_the_winners_error():
         assert (change.item() < 0) == kept
 
 
+def test_a_step_on_a_linear_network_leaves_the_weighted_winner_error_where_it_is():
+    """One weight for each group, so that winner and loser have one output: at mu = 0 the first order just vanishes."""
+    weights = torch.tensor([[1.0], [0.01]], dtype=torch.float64)
+    residuals = torch.tensor([[[1.0], [3.0]], [[10.0], [0.0]]], dtype=torch.float64)
+    network = torch.zeros(2, 1, 1, dtype=torch.float64, requires_grad=True)
+    target = -residuals
+    prediction = network.expand(2, 2, 1)
+    errors = weights * (prediction - target).square().mean(2)
+    (winner,) = torch.autograd.grad(errors[:, 0].sum(), network, retain_graph=True)
+    overlap = residual_overlap(
+        prediction.flatten(0, 1), target.flatten(0, 1), 2, weights=weights.expand(2, 2).flatten()
+    )
+
+    def plain(policy, reference, labels):
+        return (policy[:, 0] - policy[:, 1]).sum(), {}
+
+    loss, metrics = safeguarded(plain, mu=0)(errors, None, LABELS[:2], overlap=overlap)
+    (step,) = torch.autograd.grad(loss, network)
+    assert (winner * step).sum().item() == pytest.approx(0, abs=1e-12)
+    assert metrics["safeguard"].item() == pytest.approx((1 + 0.01**2 * 100) / 3)
+
+
 @pytest.mark.parametrize(
     ("overlap", "expected"),
     [
@@ -72,12 +101,12 @@ def test_a_step_on_the_outputs_does_not_raise_the_winners_error():
 )
 def test_lambda_by_hand(overlap, expected):
     errors = torch.ones(4, 2)
-    _, metrics = safeguarded(dpo, mu=0.5)(errors, REFERENCE, LABELS, overlap=torch.tensor(overlap), beta=1)
+    _, metrics = safeguarded(dpo, mu=0.5)(errors, REFERENCE, LABELS, overlap=products(overlap), beta=1)
     assert metrics["safeguard"].item() == expected
 
 
 def test_sums_over_elements_scale_alike():
-    errors, overlap = torch.rand(4, 2), torch.rand(4) + 1
+    errors, overlap = torch.rand(4, 2), torch.rand(4, 2) + 1
     by_mean, by_sum = (
         safeguarded(dpo, mu=0.5)(f * errors, f * REFERENCE, LABELS, overlap=f * overlap, beta=1)[1] for f in (1, 1024)
     )
@@ -86,7 +115,7 @@ def test_sums_over_elements_scale_alike():
 
 def test_ties_take_no_part_and_keep_their_gradients():
     errors = torch.ones(4, 2, dtype=torch.float64, requires_grad=True)
-    overlap = torch.tensor([2.0, 2.0, 100.0, 100.0])
+    overlap = products([2.0, 2.0, 100.0, 100.0])
     labels = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.5, 0.5], [0.5, 0.5]])
     reference = torch.tensor([[1.0, 1.5]] * 4, dtype=torch.float64)
     plain, _ = dpo(errors, reference, labels, beta=2)
@@ -103,7 +132,7 @@ def test_ties_take_no_part_and_keep_their_gradients():
 def test_only_the_ends_of_a_group_count():
     errors = torch.tensor([[1.0, 9.0, 2.0]], requires_grad=True)
     guarded = safeguarded(dpo, mu=0.5)
-    loss, metrics = guarded(errors, torch.ones(1, 3), torch.tensor([[3.0, 2.0, 1.0]]), overlap=torch.ones(1), beta=1)
+    loss, metrics = guarded(errors, torch.ones(1, 3), torch.tensor([[3.0, 2.0, 1.0]]), overlap=torch.ones(1, 2), beta=1)
     assert metrics["safeguard"].item() == 0.5
     (gradient,) = torch.autograd.grad(loss, errors)
     assert gradient[0, 1].item() == 0.0
@@ -113,5 +142,5 @@ def test_only_the_ends_of_a_group_count():
 def test_bad_arguments():
     with pytest.raises(ValueError, match=r"mu is 1\.5"):
         safeguarded(dpo, mu=1.5)
-    with pytest.raises(ValueError, match=r"overlap has shape \(4, 2\)"):
-        safeguarded(dpo, mu=0.5)(REFERENCE, REFERENCE, LABELS, overlap=torch.ones(4, 2), beta=1)
+    with pytest.raises(ValueError, match=r"overlap has shape \(4,\); expected"):
+        safeguarded(dpo, mu=0.5)(REFERENCE, REFERENCE, LABELS, overlap=torch.ones(4), beta=1)

@@ -12,12 +12,16 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 from palate.errors import UserError
 from palate.rewards.clip_keys import Heads
 from palate.rewards.clip_tower import ClipTower
-from palate.rewards.mps import CONDITION, MPS, kept_tokens, open_mps
+from palate.rewards.mps import MPS, kept_tokens, open_mps
 from palate.rewards.mps_cross import CrossModel
 from palate.rewards.mps_keys import split_mps
 from palate.rewards.reward import Failure, PixelReward
 
 HEADS = Heads(text=4, vision=2)
+CONDITION = (  # of the authors' README
+    "light, color, clarity, tone, style, ambiance, artistry, shape, face, hair, hands, limbs, structure, instance, "
+    "texture, quantity, attributes, position, number, location, word, things."
+)
 PROMPTS = ["a red cube", "soft light on a face, warm color, two hands", "a red cube", "word " * 100]
 WIDTH, QUERIES, KEYS, HIDDEN = 16, 12, 6, 40  # two heads of 6: not the width, as it happens to be in the official file
 
@@ -171,6 +175,11 @@ def test_the_threshold_decides_and_is_on_record(file, reward):
     assert np.abs(other.score(PROMPTS, PICTURES) - reward.score(PROMPTS, PICTURES)).max() > 0.01
     with pytest.raises(UserError, match="threshold is 1; it is below 1"):
         open_mps(file, heads=HEADS, threshold=1)
+
+
+def test_the_condition_is_the_authors_to_the_last_sign(reward):
+    tokens = reward.tower.text_tokens(reward.tower.prompts.read([CONDITION]))[0]
+    assert torch.equal(reward.condition, tokens)
 
 
 def test_a_token_is_kept_above_the_threshold_and_not_at_it():

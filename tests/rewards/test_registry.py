@@ -297,7 +297,7 @@ def test_a_plain_function_is_a_scorer_under_its_own_name():
 
 
 def test_settings_that_can_be_given_are_openers_arguments():
-    given = {"antialias": False, "threshold": 0.01, "lam": 0.6}
+    given = {"antialias": False, "threshold": 0.01, "lam": 0.6, "max_tokens": 2048}
     for entry in ENTRIES:
         for option, kind in entry.options.items():
             assert isinstance(given[option], kind)

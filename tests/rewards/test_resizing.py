@@ -25,17 +25,15 @@ def test_it_is_torchvisions_filter(shape, antialias):
     pixels = tv.to_tensor(levels)
     wanted = tv.resize(pixels, [height, width], tv.InterpolationMode.BICUBIC, antialias=antialias)
     found = bicubic_levels(torch.from_numpy(levels), height, width, antialias) / 255
-    assert found.shape == (4, height, width)
+    assert found.shape == (3, height, width)
     assert wanted.std() > 0.03 or rows == 1
-    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+    torch.testing.assert_close(found, wanted[:3], rtol=0, atol=1e-6)
 
 
 def test_two_pixels_of_one_by_hand():
     """Halfway between two pixels, with Keys' a = -0.75 and edges repeated, both weigh the same."""
     levels = torch.tensor([[[10, 0, 4, 255], [30, 0, 7, 255]]], dtype=torch.uint8)
-    assert bicubic_levels(levels, 1, 1, antialias=False).flatten().tolist() == pytest.approx(
-        [20, 0, 5.5, 255], abs=1e-3
-    )
+    assert bicubic_levels(levels, 1, 1, antialias=False).flatten().tolist() == pytest.approx([20, 0, 5.5], abs=1e-3)
 
 
 @pytest.mark.parametrize("shape", [(1400, 8, 224, 1), (160, 1, 224, 1), (8, 1400, 1, 224), (9, 8, 1, 1), (40, 7, 5, 1)])

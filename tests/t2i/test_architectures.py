@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from palate.diffusion import rectified_flow_from_config, variance_preserving
+from palate.diffusion.variance_preserving import CLEAN_TIME
 from palate.errors import UserError
 from palate.t2i.models.architectures import ARCHITECTURES, find_architecture, latent_shape, read_architecture
 from palate.t2i.models.checkpoint import FAMILIES, Checkpoint, find_checkpoint
@@ -109,6 +110,13 @@ def test_the_scheduler_of_a_unet_ends_above_zero_signal(name, prediction):
     alpha, _ = process.levels(torch.tensor([999]))
     assert process.prediction_type == prediction
     assert float(alpha) == pytest.approx(0.068265, abs=1e-5)  # Lin et al. 2023, arXiv 2305.08891
+
+
+@pytest.mark.parametrize("name", ["sd1.5", "sd2.1", "sd2.1-base", "sdxl"])
+def test_the_sampling_grid_of_a_unet_is_that_of_the_published_scheduler(name):
+    """`steps_offset` 1: the last timestep of 20 is 1, and the step from it to the clean end can be learned from."""
+    grid = variance_preserving(ARCHITECTURES[name].scheduler).timestep_grid(20)
+    assert grid.tolist() == [*range(951, 0, -50), CLEAN_TIME]
 
 
 @pytest.mark.parametrize(("name", "median"), [("sd3-medium", 750), ("sd3.5-medium", 750), ("flux-dev", 759.5)])

@@ -11,12 +11,13 @@ from palate.errors import UserError
 from palate.t2i.counts import _build_policy, count_reference, count_sizes, count_step, optimizer_bytes
 from palate.t2i.estimate import choose_checkpointing, estimate, flops_per_pair, workload_of
 from palate.t2i.memory import GIB, lasting_bytes, savings_of, training_bytes
-from palate.t2i.methods import InPO, MaPO, RankDPO
+from palate.t2i.method import Rival
+from palate.t2i.methods import InPO, MaPO, RankDPO, SePPO
 from palate.t2i.models.architectures import ARCHITECTURES, Part
-from palate.t2i.models.meta import family_of, make_inputs
+from palate.t2i.models.meta import build_vae, family_of, make_inputs
 from palate.t2i.workload import Workload
 from palate.training.cards import CARDS, card_of, device_capacity, find_card
-from palate.training.counting import count_forward_backward
+from palate.training.counting import count_forward, count_forward_backward
 
 SD1 = Workload(ARCHITECTURES["sd1.5"], 512)
 SDXL = Workload(ARCHITECTURES["sdxl"], 1024)
@@ -132,6 +133,51 @@ def test_a_reference_on_the_cpu_still_visits_the_device():
     assert lasting_bytes(replace(full, reference=False))["reference"] == 0
 
 
+@pytest.fixture(scope="module")
+def drawing():
+    """SMALL with a rival, 9 groups together; and the passes through its autoencoder, counted here."""
+    work = replace(SMALL, images=18, calls=10, rival=Rival(steps=10, guidance=5.0, every=30))
+    vae = build_vae(work.architecture)
+    pixels, latents = (torch.empty(shape, device="meta") for shape in ((8, 3, 512, 512), (8, 4, 64, 64)))  # 8 at once
+    encoding, decoding = count_forward(lambda: vae.encode(pixels)), count_forward(lambda: vae.decode(latents))
+    return work, sum(weight.nbytes for weight in vae.parameters()), encoding, decoding
+
+
+def test_a_rivals_way_through_the_autoencoder_is_counted_in_its_chunks(drawing):
+    work, weights, encoding, decoding = drawing
+    lasting = lasting_bytes(work)
+    assert lasting["autoencoder"] == weights
+    assert lasting["reference"] == 4 * count_sizes(work).trainable
+    widest = max(encoding.peak_bytes, decoding.peak_bytes)
+    assert widest > count_step(work, checkpointing=True).peak_bytes
+    assert training_bytes(work, True) == pytest.approx(sum(lasting.values()) + widest, rel=0.01)
+    assert training_bytes(replace(work, images=20), True) - training_bytes(work, True) < 0.01 * widest
+    # With room for the training pass alone nothing fits.
+    with pytest.raises(UserError, match=f"small at 512 pixels needs {training_bytes(work, True) / GIB:.1f} GiB"):
+        choose_checkpointing(work, training_bytes(replace(work, rival=None), True))
+    trip = flops_per_pair(work) - flops_per_pair(replace(work, rival=None))
+    assert trip == pytest.approx((encoding.flops_forward + decoding.flops_forward) / 8, rel=1e-3)
+
+
+def test_a_run_keeps_an_earlier_state_before_its_first_step_and_one_every_so_many(drawing):
+    work, state = drawing[0], 4 * count_sizes(drawing[0]).trainable / GIB
+    kept = [estimate(work, steps=steps).references_gib / state for steps in (1, 30, 31, 100)]
+    assert kept == pytest.approx([1, 1, 2, 4])
+    assert estimate(SMALL, steps=100).references_gib == 0
+
+
+def test_what_is_advised_is_not_refused():
+    """An earlier state of the policy is kept as the policy is: the reference's switches are those of a frozen copy."""
+    full = replace(SMALL, tuning="full", dtype="float32", resolution=64)
+    drawing = replace(full, rival=Rival(steps=2, guidance=1.0, every=30))
+    assert {name for name in savings_of(full) if "reference" in name} == {
+        "model.reference.dtype=bfloat16",
+        "model.reference.device=cpu",
+    }
+    assert {name for name in savings_of(drawing) if "reference" in name} == set()
+    assert lasting_bytes(drawing)["reference"] == 4 * count_sizes(full).parameters
+
+
 def test_optimizer_states_are_those_that_the_libraries_make():
     from transformers.optimization import Adafactor
 
@@ -161,6 +207,7 @@ def test_a_recipe_becomes_a_workload():
     assert (workload_of(recipe, rank).images, workload_of(recipe, rank, candidates=6).images) == (12, 18)
     assert (workload_of(recipe, inverted).images, workload_of(recipe, inverted).calls) == (6, 6)
     assert not workload_of(recipe, MaPO().build(1)).reference
+    assert workload_of(recipe, SePPO(every=7).build(1)).rival == Rival(steps=20, guidance=5.0, every=7)
     model.tuning = "full"
     assert workload_of(recipe, resolution=512).dtype == "float32"
     assert workload_of(recipe, resolution=512).resolution == 512
@@ -241,6 +288,20 @@ def test_the_command_prints_numbers_and_answers_again_from_its_cache(monkeypatch
     assert "the run fits, gradient checkpointing off" in text
 
 
+def test_a_run_that_does_not_fit_is_told_what_training_would_tell():
+    from palate.cli.estimate import _verdict
+
+    work = replace(SMALL, images=4)
+    card = replace(CARDS["l4"], memory_gib=0.5 * training_bytes(work, True) / GIB)
+    (line,) = _verdict(work, estimate(work), card)
+    with pytest.raises(UserError) as refused:
+        choose_checkpointing(work, training_bytes(work, True) // 2)
+    advice = line.partition("; in GiB, ")[2]
+    assert "the run does not fit, with gradient checkpointing either; " in line
+    assert "training.micro_batch=1 saves" in advice
+    assert str(refused.value).endswith(advice)
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -250,6 +311,10 @@ def test_the_command_prints_numbers_and_answers_again_from_its_cache(monkeypatch
         (["tiny-sdlx-dpo"], "there is no recipe tiny-sdlx-dpo; did you mean tiny-sdxl-dpo?"),
         (["sd35"], "it counts the models sd1.5, "),
         (["absent.yaml"], "recipe absent.yaml does not exist"),
+        (
+            ["sdxl-dpo", "method={name: seppo}", "model.reference.device=cpu"],
+            "model.reference has no effect on seppo, whose reference is an earlier state of the policy",
+        ),
         (["tiny-sd3-dpo", "data.resolution=640"], "data.resolution is 640, but tiny-sd3 takes at most 128 pixels"),
     ],
 )

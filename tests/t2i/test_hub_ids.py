@@ -78,3 +78,24 @@ def test_the_hub_is_silent_while_it_does_not_answer(monkeypatch, caplog):
     assert caplog.messages == []
     logging.get_logger("huggingface_hub.utils._http").warning("heard again")
     assert caplog.messages == ["heard again"]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("SDXL", "there is no folder SDXL (did you mean sdxl?), and the Hugging Face hub cannot be reached"),
+        ("sdlx", "sdlx (did you mean sdxl?), and"),
+        ("sd15", "sd15 (did you mean sd1.5?), and"),
+        ("SD-3.5 medium", "SD-3.5 medium (did you mean sd3.5-medium?), and it is no hub id"),
+        ("tiny-sdlx", "tiny-sdlx (did you mean tiny-sdxl?), and"),
+        ("sdxl", f"{SDXL} (sdxl for short), and"),
+        ("nobody/nothing", "there is no folder nobody/nothing, and"),
+        ("kolors", "there is no folder kolors, and"),
+    ],
+)
+def test_a_name_that_is_nearly_one_of_ours_is_told(monkeypatch, tmp_path, given, told):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError) as refused:
+        find_checkpoint(given)
+    assert told in str(refused.value)

@@ -117,6 +117,18 @@ def test_equal_differences_are_shuffled_by_the_seed_and_all_equal_ones_are_refus
         equal.easiest(0)
 
 
+def test_single_pictures_have_no_order_and_are_no_ties(tmp_path, shape_groups):
+    """Of scored groups, too, of which a method takes the best picture alone."""
+    groups = [dataclasses.replace(g, labels=(0.1 * i, 1.0)) for i, g in enumerate(shape_groups(3))]
+    plan, _, _ = plan_of(groups, tmp_path / "g", Method("sft", objective=None, candidates=1, fewest=1))
+    assert plan.size == 1
+    assert not plan.says_nothing
+    with pytest.raises(UserError, match=r"single pictures, which have none; set data\.order to random"):
+        plan.easiest(0)
+    tied, _, _ = plan_of([dataclasses.replace(g, labels=(1.0, 1.0)) for g in groups], tmp_path / "t", ties="keep")
+    assert tied.says_nothing
+
+
 def test_all_pairs_of_a_ranking(tmp_path, shape_groups):
     a, b = shape_groups(2)
     ranking = dataclasses.replace(

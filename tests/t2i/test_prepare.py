@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -250,6 +251,29 @@ def test_a_set_of_ties_that_are_kept_is_told_of(tmp_path):
     assert [line for line in told if "ties" in line] == [
         "all 1 groups are ties, kept by data.ties: there is no difference to learn from"
     ]
+
+
+def test_a_ranking_of_many_pairs_is_encoded_once(tmp_path, shape_groups, monkeypatch):
+    """Four pictures make six pairs, each variant of each picture one encoding."""
+    first, second, third = shape_groups(3)
+    groups = [
+        replace(first, candidates=(*first.candidates, *second.candidates), labels=(0.2, 0.9, 0.4, 0.1)),
+        third,
+    ]
+    write_groups(groups, tmp_path / "set")
+    encoded, encode = [], TextToImageModel.encode_images
+
+    def counting(self, pixels):
+        encoded.append(len(pixels))
+        return encode(self, pixels)
+
+    monkeypatch.setattr(TextToImageModel, "encode_images", counting)
+    data = DataConfig(path=str(tmp_path / "set"), cache=str(tmp_path / "cache"), pairs="all", variants=2, flip=True)
+    model = TextToImageModel(find_checkpoint("tiny-sdxl"))
+    prepared = prepare(model, data, DiffusionDPO().build(256), 0, quiet)
+    assert len(prepared.train) == 7
+    views = [{prepared.views(row, variant) for variant in range(2)} for row in range(2)]
+    assert sum(encoded) == 4 * len(views[0]) + 2 * len(views[1])
 
 
 def test_groups_of_one_and_of_two_are_not_mixed_in_one_run(tmp_path):

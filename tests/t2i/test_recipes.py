@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import get_args
 
 import pytest
@@ -40,6 +41,13 @@ def test_a_variant_has_a_recipe_for_each_model(variant):
     for model in MODELS:
         method = load_recipe(recipe_file(model.format(variant)), [], Recipe).method
         assert (method.gamma, method.corrections) == (10, 1) if variant == "smpo" else method.safeguard == 0.6
+
+
+@pytest.mark.parametrize("name", ["sd3-pnapo-lora", "sdxl-pnapo-lora"])
+def test_cosines_of_hpsv2_weigh_in_pnapo(name):
+    """2 p - 1 of two pictures 0.02 apart, as p is for the model that gave the cosines: logits are 100 times these."""
+    scale = load_recipe(recipe_file(name), [], Recipe).method.label_scale
+    assert math.tanh(0.02 / scale / 2) == pytest.approx(math.tanh(100 * 0.02 / 2))
 
 
 @pytest.mark.parametrize("name", NAMES)

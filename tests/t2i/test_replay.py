@@ -73,6 +73,18 @@ def test_until_the_first_step_the_policy_is_its_own_reference(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_dropout_is_the_policys_alone(training, tmp_path):
+    """The reference has none, and the policy finds its own as it was."""
+    plain = Plain()
+    plain.network = nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.5)).train(training)
+    policy = ReplayedPolicy(plain, tmp_path, seed=0, every=3)
+    policy.at_step(0)
+    with policy.reference() as network:
+        assert [module.training for module in network.modules()] == [False] * 3
+    assert [module.training for module in policy.network.modules()] == [training] * 3
+
+
 @pytest.mark.parametrize("fault", ["gone", "cut", "another"])
 def test_a_state_that_cannot_be_read_is_one_line(fault, tmp_path):
     ReplayedPolicy(Plain(), tmp_path, seed=0, every=30).at_step(0)

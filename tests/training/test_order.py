@@ -76,6 +76,17 @@ def test_a_curriculum_goes_from_easy_to_hard_and_gives_each_stage_its_share() ->
     assert staged_visit(3, easiest, visits, visits + 5).index in easiest[-4:]
 
 
+def test_each_stage_of_a_curriculum_begins_its_own_order() -> None:
+    """Also where stages are not equally long: 98 visits are 20, 20, 19, 20 and 19."""
+    easiest = np.arange(10, 60)
+    for visits in (100, 98):
+        seen = [staged_visit(5, easiest, visits, position).index for position in range(visits)]
+        for stage, members in enumerate(np.array_split(easiest, STAGES)):
+            first = next(position for position in range(visits) if position * STAGES // visits == stage)
+            order = epoch_order(mix(5, stage), 0, 10)
+            assert seen[first : first + 10] == members[order].tolist()
+
+
 def test_a_curriculum_follows_from_seed_and_position_alone() -> None:
     easiest = np.arange(40)
     whole = list(MicroBatches(0, 40, Shares(8, 4), 0, 0, 10, easiest))

@@ -67,7 +67,12 @@ def test_dump_is_read_back_the_same(tmp_path: Path) -> None:
         ("model: a\ntraining: {stesp: 3}", [], ["`training.stesp`", "did you mean `steps`?", "batch_size"]),
         ("model: a\ntraining: {optimizer: {lr: 3}}", [], ["`training.optimizer.lr`", "betas, eps, name, weight_decay"]),
         ("model: a\nbeta: 3", [], ["unknown key `beta`", "did you mean `method.beta`?"]),
-        ("model: a\nmethod: {name: kto, beta: 3}", [], ["`method.kto.beta`", "takes desirable, name"]),
+        (
+            "model: a\nmethod: {name: kto, beta: 3}",
+            [],
+            ["unknown key `method.beta`; kto has no such setting, it takes desirable, name"],
+        ),
+        ("model: a\nmethod: {name: kto, desirabel: 3}", [], ["`method.desirabel`; did you mean `desirable`? kto"]),
         ("model: a\nmethod: {name: kot}", [], ["`method` is", "'dpo', 'kto'"]),
         ("model: a\ntraining: {steps: many}", [], ["`training.steps` is 'many', but", "integer"]),
         ("model: a\ntraining: {steps: 0}", [], ["`training.steps` is 0, but", "greater than 0"]),

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,9 @@ from typing import BinaryIO
 
 from ....errors import UserError
 from ....rewards.scorer import folder_digest
+from ....rewards.thoughts import conclusion
 from ....training.disk import full_disk_explained
 
-_THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
 _QUOTES = {'"': '"', "'": "'", "“": "”", "«": "»", "`": "`"}
 
 
@@ -111,8 +110,11 @@ class AnswerLog:
 
 
 def tidy(answer: str) -> str:
-    """An answer as a caption: one line, without the quotation marks around it or thoughts before it."""
-    text = " ".join(_THOUGHT.sub(" ", answer).encode("utf-8", "ignore").decode().split())
+    """An answer as a caption: one line, without the quotation marks around it or thoughts before it.
+
+    Thoughts that do not end are followed by no caption: "".
+    """
+    text = " ".join((conclusion(answer) or "").encode("utf-8", "ignore").decode().split())
     if len(text) > 1 and _QUOTES.get(text[0]) == text[-1] and text[0] not in text[1:-1]:
         text = text[1:-1].strip()
     return text

@@ -89,19 +89,22 @@ _NOUNS = {
     "food": (
         "apple banana strawberry/cherry grape/blueberry lemon/lime watermelon pineapple pizza hamburger/burger "
         "sandwich cake/cupcake donut/doughnut cookie bread/toast cheese egg sushi noodle/pasta/spaghetti soup salad "
-        "carrot tomato potato mushroom coffee/espresso tea milk juice beer/wine"
+        "carrot tomato potato mushroom"
     ),
+    "drink": "coffee/espresso tea milk juice beer/wine",
     "furniture": "chair/stool/armchair table/desk sofa/couch bed shelf/bookcase/bookshelf lamp mirror carpet/rug",
     "clothing": (
         "hat/cap/helmet shirt/t-shirt/blouse dress/gown/skirt coat/jacket/hoodie suit/tuxedo scarf/tie "
         "shoe/boot/sneaker glove mask"
     ),
     "thing": (
-        "book ball/football/basketball cup/mug/glass bottle/vase/jar box/crate bag/backpack/suitcase umbrella "
-        "clock/watch phone/smartphone/telephone computer/laptop camera guitar/violin/piano drum/trumpet "
+        "book ball cup/mug/glass bottle/vase/jar box/crate bag/backpack/suitcase umbrella "
+        "clock/watch phone/smartphone/telephone computer/laptop camera "
         "sword/knife/dagger shield hammer candle/lantern key pencil/pen/brush crown coin/jewel/diamond doll/toy "
         "kite anchor ladder"
     ),
+    "instrument": "guitar violin/cello piano drum trumpet/saxophone",
+    "sport": "football basketball baseball",
     "plant": "tree/oak/pine flower/rose/tulip/sunflower cactus bush/hedge/vine",
     "limb": "hand/arm foot/leg",
     "shape": "circle/disc square/rectangle triangle cross cube/block sphere/orb cone cylinder hexagon",

@@ -2,8 +2,9 @@
 
 Words are replaced by others of their class that the text does not have (red by green, two by four, above by behind),
 and two nouns may exchange their attributes: no two such changes can undo each other. Where a text has too few words
-that are known, two unknown nouns change places across a preposition, and last of all whole phrases are left out. What
-tells how the picture is made (an oil painting, anime, 4k) stays; see `kept_words`.
+that are known, two unknown nouns change places across a preposition, and last of all whole phrases are left out, but
+never alone: what remains would still be true of the picture. What tells how the picture is made (an oil painting,
+anime, 4k) stays; see `kept_words`.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class RulePerturber:
         return {"model": "rules", "strength": self.strength, "share": share_of(self.strength), "seed": self.seed}
 
     def perturb(self, text: str) -> str | None:
-        """The changed text; None where it has no word that the rules can change, as in most other languages."""
+        """The changed text; None where the rules can put nothing in the place of a word, as in most other languages."""
         sentence = Sentence(text, words_of(text), _lexicon(text))
         counted = sum(word.counts for place, word in enumerate(sentence.words) if place not in sentence.kept)
         changes, reached = list[_Change](), [0]
@@ -105,7 +106,8 @@ class _Draft:
         """First known words, then unknown ones, and last what is left out."""
         yield from self._replaced([slot for slot in self.sentence.known if not self.sentence.is_bound(slot)])
         yield from self._unknown()
-        yield from self._left_out()
+        if self.touched:
+            yield from self._left_out()
 
     def _replaced(self, slots: Sequence[Slot]) -> Iterator[_Change]:
         """Each by a meaning that the text does not have; half of the attributes that can be exchanged are."""

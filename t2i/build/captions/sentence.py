@@ -9,6 +9,12 @@ from .kept_words import kept_places
 from .lexicon import Lexicon, Sense
 from .word_edits import DETERMINERS, Word
 
+_TAKE_OBJECTS = frozenset(["flying", "eating", "climbing", "reading", "singing", "fighting"])
+_NO_OBJECTS_WORDS = (
+    "around across along against among between toward towards past like after before together alone outside outdoors"
+)
+_NO_OBJECTS = frozenset(_NO_OBJECTS_WORDS.split())
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -52,14 +58,16 @@ class Sentence:
     def is_bound(self, slot: Slot) -> bool:
         """Whether the next word has need of this one: a rose before "garden" is no flower, and nobody sits a book."""
         kind, follows = self.known[slot].kind, slot.last + 1
-        if follows == len(self.words) or not self.gap(follows).isspace() or follows in self.kept:
+        if follows == len(self.words) or not self.gap(follows).isspace():
             return False
-        after = self.words[follows]
+        after, kept = self.words[follows], follows in self.kept
         of_thing = self._kind(after) in self.lexicon.nouns
+        unknown = self._kind(after) is None and after.counts and not after.may_be_verb
         if kind == "action":
-            return after.lower in DETERMINERS or of_thing or self._kind(after) in self.lexicon.attributes
-        named_so = self._kind(after) is None and after.counts and not after.may_be_verb
-        return kind in self.lexicon.nouns and (of_thing or named_so)
+            object_of = self.words[slot.last].lower in _TAKE_OBJECTS and unknown and after.lower not in _NO_OBJECTS
+            described = after.lower in DETERMINERS or self._kind(after) in self.lexicon.attributes
+            return kept or described or of_thing or object_of
+        return kind in self.lexicon.nouns and not kept and (of_thing or unknown)
 
     def is_unknown_noun(self, place: int) -> bool:
         """Whether a word stands alone where a noun does: after a determiner or attributes, and before no other word."""

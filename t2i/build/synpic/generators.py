@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ....datasets.digest import digest
+from ....datasets.provenance import provenance
 from ....errors import UserError
 from ...fingerprint import lora_fingerprint, whole_fingerprint
 from ...models.architectures import find_architecture, require_side
@@ -49,10 +50,8 @@ class Generator:
 
     @property
     def origin(self) -> str:
-        """What a group says of where a picture comes from, such as `owner/name@main + lora`."""
-        path = official(self.path)
-        path = f"{path}@{self.revision}" if self.revision else path
-        return path if self.lora is None else f"{path} + {self.lora}"
+        """What a group says of where a picture comes from."""
+        return provenance(official(self.path), self.revision, self.lora)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from palate.datasets.group import Group
 from palate.datasets.parquet import write_groups
 from palate.errors import UserError
-from palate.rewards.learn.fit import REPORT, fit_reward
-from palate.rewards.learn.recipe import RewardRecipe
+from palate.rewards.learn.fit import REPORT, fit_reward, loss_of
+from palate.rewards.learn.recipe import RewardModel, RewardRecipe
 from palate.rewards.pickscore import open_pickscore
 from palate.rewards.registry import open_reward
 from palate.training.recipe import check_recipe
@@ -104,6 +105,16 @@ def test_every_loss_trains(loss, clip_folder, groups, tmp_path):
     assert not (summary.folder / REPORT).exists()
     assert ("9 groups left out: 9 tie" in " ".join(said)) is False
     assert any("12 groups left out: 12 tie" in line for line in said) == (loss == "imagereward")
+
+
+def test_the_recipes_k_is_the_losses():
+    """Under k a pair of equal scores is a tie with probability (k² - 1) / (1 + k)² = (k - 1) / (k + 1)."""
+    scores, tie, decided = torch.zeros(1, 2), torch.zeros(1, 2), torch.tensor([[1.0, 0.0]])
+    for k, given in ((2, 2.0), (5, None)):
+        loss = loss_of(RewardModel(name="reward_model", loss="btt", k=given))
+        assert loss.function(scores, tie).item() == pytest.approx(math.log((k + 1) / (k - 1)), abs=1e-6)
+        assert loss.function(scores, decided).item() == pytest.approx(math.log(k + 1), abs=1e-6)
+        assert (loss.weighting, loss.uses_ties, loss.spread) == ("pairs", True, False)
 
 
 def test_hpsv2s_layout_is_opened_by_hpsv2_and_gives_the_cosine(clip_folder, groups, tmp_path, walls):

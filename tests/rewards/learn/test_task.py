@@ -1,11 +1,16 @@
 """A step's loss is one number, however it is cut into micro-batches and whatever the groups' sizes."""
 
 import dataclasses
+import json
 from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from palate.datasets.parquet import write_groups
@@ -105,6 +110,68 @@ def test_pickscores_step_weighs_by_how_often_the_prompt_comes(mixed, clip_folder
         losses.append(np.mean(kl))
     loss, _ = task.loss(task.collate(step(task, 0)))
     assert loss.item() == pytest.approx((shares / shares.sum()) @ losses, abs=1e-5)
+
+
+class Levels(nn.Module):
+    """Scores a picture by its first number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, words, pixels: Tensor, owners: Tensor) -> Tensor:
+        return self.scale * pixels[:, 0, 0, 0]
+
+
+class LevelLearner:
+    """A learner without a language or a look."""
+
+    def __init__(self) -> None:
+        self.network = Levels()
+
+    def prepare(self, picture: Image.Image) -> Tensor:
+        return torch.tensor(np.asarray(picture)[:1, :1, :1].copy()).float()
+
+    def fault(self, prompt: str) -> str | None:
+        return None
+
+    def read(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        return {}
+
+    def save(self, folder: Path) -> None: ...
+
+    def how_to_score(self, folder: Path) -> str:
+        return ""
+
+
+def test_accuracy_counts_equal_scores_half_and_ties_not_at_all(mixed, clip_folder, tmp_path):
+    task = dataclasses.replace(make_task(mixed, clip_folder, "btt", tmp_path), learner=LevelLearner())
+
+    def item(scores: list[float], labels: list[float]) -> dict:
+        pixels = [torch.full((1, 1, 1), score) for score in scores]
+        return {"prompt": "", "pixels": pixels, "labels": labels, "weight": 1.0}
+
+    items = [item([3.0, 1.0], [1, 0]), item([2.0, 2.0], [0, 1]), item([5.0, 4.0], [1, 1])]
+    metrics = task.loss(task.collate(items))[1]
+    assert metrics["accuracy"].item() == 0.75  # one right, one undecided
+    assert metrics["margin"].item() == 1
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 3, 5, 8])
+def test_validation_counts_every_group_whatever_the_micro_batch(micro_batch, mixed, clip_folder, tmp_path):
+    task = make_task(mixed, clip_folder, "btt", tmp_path)
+    held_out = task.train.subset(lambda entry: entry.row < 5)
+    task = dataclasses.replace(task, learner=LevelLearner(), held_out=held_out, micro_batch=micro_batch)
+    wins = []
+    for group in (mixed[row] for row in range(5)):
+        levels = [float(np.asarray(read_picture(data))[0, 0, 0]) for data in group.candidates]
+        pairs = [(i, j) for i in range(group.size) for j in range(group.size) if group.labels[i] > group.labels[j]]
+        wins += [np.heaviside(levels[i] - levels[j], 0.5) for i, j in pairs]
+    assert task.validate()["accuracy"] == pytest.approx(np.mean(wins))
+    numbers = json.loads(task.report_file.read_text())
+    assert numbers["comparisons"] == sum(
+        group.size * (group.size - 1) // 2 for group in (mixed[row] for row in range(5))
+    )
 
 
 def test_a_broken_picture_names_its_group(mixed, clip_folder, tmp_path, monkeypatch):

@@ -343,6 +343,10 @@ def test_a_start_that_is_none_is_told_in_one_line(qwen_folder, tmp_path):
     refused("other has the configuration of a qwen2_5_vl", path=copy("other", {"model_type": "qwen2_5_vl"}))
     refused(r"part lacks .*norm.weight \(1 tensors in all\); give", path=copy("part", {}, drop="model.norm.weight"))
     refused("embeds 262 tokens and its tokenizer has 263 with", path=copy("few", {"vocab_size": 262}))
+    for base in ({}, {"base": str(qwen_folder)}):
+        told = "clip has the configuration of a clip, not of a qwen2_vl; model.path of kind vlm is a Qwen2-VL's folder"
+        refused(told, path=copy(f"{len(base)}_clip", {"model_type": "clip"}), **base)
+        refused(r"empty has the configuration of a None.*; model\.path of kind", path=str(tmp_path / "empty"), **base)
     refused("model.base has no effect where model.path", path=str(qwen_folder), base=str(qwen_folder))
     refused(r"none.safetensors does not exist; give the path of HPSv3", path=str(tmp_path / "none.safetensors"))
     save_file({"x": torch.zeros(1)}, tmp_path / "HPSv3.safetensors")

@@ -133,6 +133,31 @@ def test_two_tastes_and_a_newcomer(form, likes, loss, one_taste, two_tastes, new
     assert all(torch.equal(value, before[name]) for name, value in tastes.model.state_dict().items())
 
 
+def test_equal_rewards_foretell_half_a_vote():
+    tastes = Tastes(
+        Shape("a", 2, 2, hidden=1), hand_made("a", prototypes=torch.zeros(2, 2)), {"ann": torch.ones(2) / 2}
+    )
+    near, far = torch.tensor([0.0, 1.0]), torch.tensor([0.0, 3.0])  # worth -2 and -6
+    votes = Votes(
+        ["ann"] * 4, torch.stack([near, near, far, near]), torch.stack([far, far, far, near]), torch.zeros(4, 2)
+    )
+    assert accuracy(tastes, votes) == 0.75
+
+
+def test_weights_decay_in_the_networks_alone():
+    """AdamW's first step from p is the same whatever the decay d, but for -rate * d * p."""
+    votes, shape = votes_of(PEOPLE[:2], 4, 0), Shape("a", 2, WIDTH, hidden=8)
+    start = shape.build(torch.Generator().manual_seed(0)).state_dict()
+    steps = []
+    for decay in (0.0, 0.5):
+        tastes = fit(votes, shape, Fit(epochs=1, learning_rate=0.1, weight_decay=decay))
+        steps.append({**tastes.model.state_dict(), **tastes.users})
+    for name, without in steps[0].items():
+        gone = 0.1 * 0.5 * start[name] if name.startswith("f.") else torch.zeros_like(without)
+        torch.testing.assert_close(steps[1][name], without - gone, atol=1e-6, rtol=0)
+    assert start["f.first.weight"].abs().min() > 1e-4
+
+
 def test_a_fit_depends_on_its_seed_alone_and_its_loss_falls():
     train = votes_of(PEOPLE[:4], 20, 0)
     shape, losses = Shape("b", 2, WIDTH, hidden=8), []

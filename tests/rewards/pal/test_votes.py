@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import torch
 from PIL import Image
 
 from palate.datasets.group import Group
+from palate.datasets.parquet import write_groups
 from palate.datasets.skips import SkipLog
 from palate.errors import UserError
 from palate.rewards.pal.fit import Fit, fit
@@ -104,6 +107,18 @@ def test_a_taste_is_a_reward(pickscore):
     scores = ann.score(["a dog", "a dog"], [media[0], broken], failures)
     assert np.isnan(scores).tolist() == [False, True]
     assert [failure.index for failure in failures] == [1]
+
+
+def test_the_example_of_the_documentation_runs(pickscore, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[3] / "docs/scorers.md").read_text(encoding="utf-8")
+    block = next(part for part in page.split("```python\n") if "pal.fit import" in part).split("```")[0]
+    write_groups(GROUPS[:2], tmp_path / "groups")
+    write_groups([replace(GROUPS[0], rater="eve")], tmp_path / "newcomer")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"reward": pickscore, "prompts": ["a dog"], "pictures": [Image.open(io.BytesIO(A))]}
+    exec(compile(block, "docs/scorers.md", "exec"), names)
+    assert np.isfinite(names["scores"]).all()
+    assert list(names["tastes"].users) == ["ann", "bob", "eve"]
 
 
 def test_tastes_are_a_reward_on_their_own_features_alone(pickscore):

@@ -7,7 +7,9 @@ from PIL import Image
 from palate.errors import UserError
 from palate.rewards.judge import REPOSITORIES, Judge, open_judge
 from palate.rewards.judge_prompts import RUBRICS, UNIFIEDREWARD_2, VISIONPREFER, Rubric
+from palate.rewards.registry import open_reward
 from palate.rewards.reward import Failure, PixelReward, Reward
+from palate.rewards.vlm import Vlm
 
 PICTURE = Image.new("RGB", (8, 8))
 
@@ -83,6 +85,14 @@ def test_four_aspects():
     }
 
 
+def test_marks_in_thoughts_that_do_not_end_are_none():
+    answers = {"cut": f"<think>Perhaps:\n{GOOD}\nBut", "done": f"<think>{lines(1, 1, 1)}</think>{GOOD}"}
+    failures: list[Failure] = []
+    judge = Judge(Script(**answers), UNIFIEDREWARD_2)
+    np.testing.assert_allclose(judge.score(["cut", "done"], [PICTURE] * 2, failures), [np.nan, 3])
+    assert failures == [Failure(0, "the answer was cut off while thinking; raise max_tokens, which is 64")]
+
+
 def test_a_picture_that_the_model_refuses():
     class Refuses(Script):
         def answer(self, pictures, texts, max_tokens):
@@ -132,6 +142,17 @@ def test_opening(qwen_folder):
     assert np.isnan(judge.score(["a", "b"], [PICTURE] * 2, failures)).all()  # it babbles
     assert [failure.index for failure in failures] == [0, 1]
     assert all("no Beauty from 1 to 5 in the answer" in failure.reason for failure in failures)
+
+
+def test_thoughts_that_the_chat_template_opens_and_the_limit_cuts(qwen_folder):
+    judge = open_reward("vlm_judge", weights=qwen_folder, max_tokens=7)
+    assert isinstance(judge, Judge)
+    assert judge.settings["max_tokens"] == 7
+    assert isinstance(judge.vlm, Vlm)
+    judge.vlm.processor.chat_template += "{% if add_generation_prompt %}<think>\n{% endif %}"
+    failures: list[Failure] = []
+    assert np.isnan(judge.score(["a"], [PICTURE], failures)).all()
+    assert failures == [Failure(0, "the answer was cut off while thinking; raise max_tokens, which is 7")]
 
 
 def test_opening_what_is_not_there(qwen_folder):

@@ -79,6 +79,18 @@ def test_an_answer_without_a_verdict_is_nan_once():
     ]
 
 
+def test_a_verdict_in_thoughts_that_do_not_end_is_none():
+    def says(one, two, _):
+        return "<think>Image 1 is better. But" if (one, two) == (3, 4) else brighter(one, two, _)
+
+    failures: list[Failure] = []
+    preferred = PairwiseJudge(Rule(says), max_tokens=9).prefer(
+        ["a"] * 2, [grey(4), grey(2)], [grey(3), grey(1)], failures
+    )
+    np.testing.assert_allclose(preferred, [np.nan, 1])
+    assert failures == [Failure(0, "the answer was cut off while thinking; raise max_tokens, which is 9")]
+
+
 def test_one_prompt_for_each_pair():
     judge = PairwiseJudge(Rule(brighter))
     with pytest.raises(ValueError, match="1 prompts and 2 media"):

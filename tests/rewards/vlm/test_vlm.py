@@ -89,6 +89,17 @@ def test_answers_are_greedy_whatever_the_checkpoint_wants(vlm, plain, rows):
     assert vlm.answer(rows[2:3], TEXTS[2:3], 10) == greedy[2:3]
 
 
+def test_thoughts_that_the_chat_template_opens_are_part_of_the_answer(folder, rows):
+    vlm = open_vlm(folder)
+    template = vlm.processor.chat_template
+    answers = {}
+    for name, end in {"opened": "<think>\n", "closed": "<think>\n\n</think>\n\n"}.items():
+        vlm.processor.chat_template = template + "{% if add_generation_prompt %}" + end + "{% endif %}"
+        answers[name] = vlm.answer(rows[:2], ["Why <think>", "a"], 5)
+    assert all(answer.startswith("<think>") and len(answer) > len("<think>") for answer in answers["opened"])
+    assert not any(answer.startswith("<think>") for answer in answers["closed"])
+
+
 def test_control_tokens_in_a_text_are_refused(vlm, rows):
     for token in (vlm.processor.image_token, "<|im_end|>", "<|im_start|>"):
         with pytest.raises(ValueError, match="control token"):

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+from functools import partial
 
 import pytest
 
+from palate.datasets.group import Group
 from palate.datasets.parquet import write_groups
 from palate.datasets.skips import SkipLog
 from palate.datasets.store import GroupStore
 from palate.errors import UserError
+from palate.t2i.build.synpic.generators import Generator
 from palate.t2i.methods import DCPO, PNAPO, TPO, CaPO, DiffusionDPO, RankDPO
 from palate.t2i.models.checkpoint import find_checkpoint
 from palate.t2i.models.model import TextToImageModel
-from palate.t2i.plan import make_plan
-from palate.t2i.prepare import prepare
+from palate.t2i.plan import Plan, make_plan
+from palate.t2i.prepare import _of_another_family, prepare
 from palate.t2i.recipe import DataConfig
 
 
@@ -60,11 +64,68 @@ def test_noise_of_another_model_is_left_out_and_named(groups, tmp_path):
     prepared = prepare(model, data, PNAPO().build(256), 0, told.append)
     assert [prepared.train[i].row for i in range(len(prepared.train))] == [0, 2]
     assert "2 drawn by a model of another family" in told[0]
+    assert "pictures by tiny-sd3 are left out: the noise is of another family's latents" in told
     with pytest.raises(UserError, match="tiny-sd3, which drew them, is of another family"):
         prepare(model, data.model_copy(update={"path": str(tmp_path / "none")}), PNAPO().build(256), 0, told.append)
     plain = prepare(model, data, DiffusionDPO().build(256), 0, told.append)
     assert len(plain.train) == 4
     assert told[-1] == "4 groups have a caption for each candidate, and diffusion_dpo trains on these"
+
+
+@pytest.mark.parametrize("told", ["tiny-sdxl + loras/one", "tiny-sdxl@main", "{folder}", "{folder}@main + loras/one"])
+def test_a_lora_or_a_revision_does_not_hide_the_family(told, groups, tmp_path, monkeypatch):
+    """Other latents have another noise, whatever was laid over the network."""
+    folder = shutil.copytree(find_checkpoint("tiny-sdxl").path, tmp_path / "me@home" / "model")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for place in (folder, "~/me@home/model"):
+        name = told.format(folder=place)
+        assert _of_another_family("sd3", name)
+        assert not _of_another_family("sdxl", name)
+    assert _of_another_family("sd3", Generator("sdxl", revision="main", lora="loras/one").origin)
+    assert not _of_another_family("sd3", "nobody/knows@main + loras/one")
+
+
+def test_of_a_ranking_only_the_pictures_of_another_family_are_left_out(groups, tmp_path):
+    own, other, unknown = "tiny-sd3", "tiny-sdxl + loras/one", None
+    pictures = [*groups[0].candidates, *groups[1].candidates]
+    rankings = [
+        Group("a", "p", pictures, (0.5, 0.9, 0.7, 0.2), seed=(5, None, 6, 7), model=(own, other, unknown, own)),
+        Group("b", "p", pictures, (0.5, 0.9, 0.5, 0.2), seed=(5, 8, 6, 7), model=(own, other, own, other)),  # a tie
+        Group("c", "p", pictures, (0.5, 0.9, 0.7, 0.2), seed=(5, 8, 6, 7), model=(other, other, other, own)),
+    ]
+    write_groups(rankings, tmp_path / "set")
+
+    def look(pairs: str) -> tuple[Plan, SkipLog]:
+        log, foreign = SkipLog(), partial(_of_another_family, "sd3")
+        return make_plan(GroupStore(tmp_path / "set"), PNAPO().build(1), "drop", log, None, 32, pairs, foreign), log
+
+    plan, log = look("extremes")
+    assert [(plan[i].row, plan[i].seeds, plan[i].labels) for i in range(len(plan))] == [(0, (6, 7), (0.7, 0.2))]
+    assert dict(log.counts) == {"drawn by a model of another family": 2}
+    assert plan.foreign == (other,)
+    every, _ = look("all")
+    assert [every[i].seeds for i in range(len(every))] == [(6, 5), (6, 7), (5, 7)]
+
+
+def test_a_set_that_lacks_this_and_that_is_told_of_by_what_is_true(groups, tmp_path):
+    """What a method asks for is nothing that a look at the data alone could tell."""
+    by_other = dataclasses.replace(groups[0], model=("tiny-sdxl + loras/one",) * 2)
+    without = dataclasses.replace(groups[1], seed=None)
+    cut = dataclasses.replace(groups[2], candidates=tuple(data[:60] for data in groups[2].candidates))
+
+    def told(name: str, *chosen: Group) -> str:
+        write_groups(iter(chosen), tmp_path / name)
+        store, foreign = GroupStore(tmp_path / name), partial(_of_another_family, "sd3")
+        with pytest.raises(UserError) as error:
+            make_plan(store, PNAPO().build(256), "drop", SkipLog(), resolution=32, foreign=foreign)
+        return str(error.value)
+
+    two = told("two", by_other, without)
+    assert two.startswith("2 groups were read and none can be trained on by pnapo: ")
+    assert "1 drawn by a model of another family (tiny-sdxl + loras/one)" in two
+    assert "1 no generation seeds" in two
+    assert "palate data check" not in two
+    assert told("three", without, cut).endswith("; `palate data check` names those that cannot be read")
 
 
 def test_noise_belongs_to_whole_pictures_of_one_size(groups, tmp_path):

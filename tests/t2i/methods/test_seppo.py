@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -97,6 +99,41 @@ def test_the_rival_is_what_the_reference_draws_as_pictures_are_drawn_and_encoded
     torch.testing.assert_close(latents[:, 1], mean + std * noise, atol=0.02, rtol=1e-2)  # a level of 255 may differ
     if "time_ids" in conditions:
         assert conditions["time_ids"].tolist() == [[64, 64, 0, 0, 32, 32], [32, 32, 0, 0, 32, 32]] * 2
+
+
+def test_pictures_go_through_the_autoencoder_a_few_at_once(lab, monkeypatch):
+    task = lab()
+    batch = task.prepared.source.finish(task.collate([task.item(Visit(position, position)) for position in range(5)]))
+    sizes, latents = {}, {}
+    for way in ("encode", "decode"):
+        whole = getattr(task.model.vae, way)
+
+        def noted(rows, *args, whole=whole, way=way, **settings):
+            sizes.setdefault(way, []).append(len(rows))
+            return whole(rows, *args, **settings)
+
+        monkeypatch.setattr(task.model.vae, way, noted)
+    for count in (8, 2):
+        monkeypatch.setattr("palate.t2i.rivals.pictures_at_once", lambda resolution, count=count: count)
+        latents[count], _ = task._with_rivals(task.method.rival, batch["mean"], batch)
+    assert sizes == {"encode": [5, 2, 2, 1], "decode": [5, 2, 2, 1]}
+    torch.testing.assert_close(latents[2], latents[8], atol=0.02, rtol=1e-2)  # a level of 255 may differ
+
+
+def test_the_log_calls_it_right_where_the_liked_picture_gains_more_than_the_rival(lab):
+    task, seen = lab(), {}
+    task.policy.at_step(0)
+    move(task, 0)
+    objective = task.method.objective
+
+    def spy(policy, reference, labels):
+        seen["gain"] = (reference - policy).detach()
+        return objective(policy, reference, labels)
+
+    task.method = replace(task.method, objective=spy)
+    for index in range(3):
+        _, metrics = task.loss(task.collate([task.item(Visit(index, index))]))
+        assert metrics["accuracy"].item() == float(seen["gain"][0, 0] > seen["gain"][0, 1])
 
 
 def test_the_cache_makes_no_difference(lab):

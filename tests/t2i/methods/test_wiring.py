@@ -119,7 +119,8 @@ class Seen:
 
     def guarded(self, mu: float, weight: Tensor | float = 1.0) -> Seen:
         """The same with the gradient into the loser's prediction scaled by Diffusion-SDPO's lambda."""
-        residual = (self.policy - self.target).detach() * torch.as_tensor(weight)[..., None] ** 0.5
+        # The gradient of w r^2 is 2 w r.
+        residual = (self.policy - self.target).detach() * torch.as_tensor(weight)[..., None]
         winner, loser = residual[:, 0], residual[:, -1]
         shared = (winner * loser).sum()
         scale = ((1 - mu) * winner.square().sum() / shared).clamp(0, 1) if shared > 0 else torch.tensor(1.0)
@@ -384,7 +385,8 @@ def test_a_method_whose_groups_depend_on_each_other_says_so(case):
     # The second group gained more than the first, and its residuals overlap more.
     reference = errors + torch.tensor([[0.02, 0.01, 0.005], [0.06, 0.02, 0.01]])[:, :k]
     labels = torch.tensor([[0.9, 0.5, 0.1], [0.8, 0.4, 0.3]])[:, 3 - k :]
-    extras = {"progress": torch.tensor([0.2, 0.4]), "drift": 0.1 * errors, "overlap": torch.tensor([0.2, 0.9])}
+    overlap = torch.stack([errors[:, 0], torch.tensor([0.6, 0.9])], dim=1)
+    extras = {"progress": torch.tensor([0.2, 0.4]), "drift": 0.1 * errors, "overlap": overlap}
 
     def slope(rows: slice) -> Tensor:
         asked = errors[rows].clone().requires_grad_()

@@ -17,7 +17,7 @@ from palate.t2i.cache import TensorCache
 from palate.t2i.plan import make_plan
 from palate.t2i.step_aware.estimate import decode_pixels
 from palate.t2i.step_aware.fit import _pairs
-from palate.t2i.step_aware.labels import UNSCORED, label_by_reward
+from palate.t2i.step_aware.labels import UNSCORED, _labels, label_by_reward
 from palate.t2i.step_aware.task import _HELD_OUT_POSITIONS, accuracy_at
 from palate.training.order import visit_at
 from palate.training.task import Visit
@@ -149,6 +149,12 @@ def test_validation_counts_pairs_at_each_time(recipe_for, task_for, start):
     assert numbers["accuracy_t0"] == pytest.approx(sum(right) / len(right))
     assert numbers["accuracy"] == pytest.approx(sum(numbers[accuracy_at(at)] for at in times) / 5)
     assert task.prepared.train.table["prompt"].to_pylist() != plan.table["prompt"].to_pylist()
+
+
+def test_two_pictures_tie_up_to_the_gap_itself():
+    assert _labels(0.0, 1.0, 0.0) == [0.5, 0.5]
+    assert _labels(0.2, 1.0, math.tanh(0.1)) == _labels(-0.2, 1.0, math.tanh(0.1)) == [0.5, 0.5]
+    assert (_labels(0.21, 1.0, math.tanh(0.1)), _labels(-0.21, 1.0, math.tanh(0.1))) == ([1.0, 0.0], [0.0, 1.0])
 
 
 def test_a_reward_labels_the_clean_pictures(pairs, tmp_path):

@@ -74,7 +74,8 @@ def test_one_writer_at_a_time(tmp_path):
 def test_tidy():
     assert tidy('  "a\n dog" ') == "a dog"
     assert tidy('"a" and "b"') == '"a" and "b"'
-    assert tidy("<think>two\nlines</think>\n\na dog.") == "a dog."
+    assert tidy("<think>two\nlines</think>\n\na dog.") == tidy("lines</think>a dog.") == "a dog."
+    assert tidy("<think>two\nlines, a dog") == ""
     assert (tidy('"'), tidy(" \n"), tidy("«x»")) == ('"', "", "x")
     assert tidy("half \ud83d an emoji") == "half an emoji"
     assert (first_line("\n\n a \nb"), first_line(" \n")) == (" a ", "")

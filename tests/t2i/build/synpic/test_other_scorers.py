@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from contextlib import AbstractContextManager
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from palate.rewards import registry
 from palate.rewards.function import FunctionReward, from_function
 from palate.rewards.scorer import scorer_of
 from palate.t2i.build.synpic.build import SynPic, build_synpic
+from palate.t2i.build.synpic.folder import alone
 from palate.t2i.build.synpic.generators import Generator
 
 SIGNED = EntryPoint("signed", f"{__name__}:open_signed", registry.GROUP)
@@ -70,6 +72,21 @@ def test_until_the_groups_are_written_other_weights_are_taken():
     shutil.rmtree("st")
     assert build("a").groups == 2
     assert labels() == [tuple(reversed(pair)) for pair in dark]
+
+
+def test_other_weights_whose_groups_are_written_meanwhile_are_told_apart_too(monkeypatch):
+    """Two processes without shards: the one that comes second to the lock has labelled by others."""
+    others = iter(["a"])
+
+    def second(folder: Path) -> AbstractContextManager[None]:
+        for weights in others:  # once: the other process takes the lock by this way too
+            assert build(weights).groups == 2
+        return alone(folder)
+
+    monkeypatch.setattr("palate.t2i.build.synpic.build.alone", second)
+    with pytest.raises(UserError, match="st is labelled by another signed: signed weights was sha256 "):
+        build("b")
+    assert build("a").groups == 2
 
 
 def test_another_version_of_palate_is_another_scorer(monkeypatch):

@@ -1,0 +1,108 @@
+"""How a judging model's answer is read: its marks, or its verdict on a pair.
+
+An answer that does not say one clear thing says nothing: a guess at what was meant, or a 0, would pass for a judgement.
+So only what `judge_prompts` asks for is read, where it is stated and not where a sentence talks about it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Literal
+
+from .judge_prompts import HIGH, LOW, Rubric
+from .thoughts import conclusion
+
+Verdict = Literal["first", "second", "both"]
+
+_MARKUP = re.compile(r"[*_`#]")
+_SENTENCE_END = re.compile(r"\n|(?<=[.!?])(?=[\"'”’)\]]*(?:\s|$))")
+_ASKED = re.compile(r"[?？]")
+
+_SCALE = r"(?:\s*\(\s*1\s*(?:-|–|to)\s*5\s*\))?"
+_NEXT_LINE = r"(?:\n[ \t]*(?!\d+[.)][ \t]))?"  # but no numbered list
+_NUMBER = r"([-+]?\d+(?:\.\d+)?)(?![\w%]|[.,]\d)"
+_SECOND_NUMBER = re.compile(r"\s*(?:-|–|~|,|to|or|and)\s*\d")
+_OUT_OF = re.compile(r"\s*(?:/|out\s+of)\s*(\d+(?:\.\d+)?)")
+_CLAUSE_END = re.compile(r"[^\w\s'’]|(?<!\w)['’]")
+_BEFORE_A_MARK = re.compile(
+    r"\s*\d*\s*(?:(?:and|so|thus|therefore|hence)\s+)?(?:(?:the|my)\s+)?(?:overall|final)?\s*", re.I
+)
+
+_MENTION = re.compile(r"\bimage\s+(?P<number>[12])\s+is\s+better\b|\bboth\s+images\s+are\s+equally\s+good\b", re.I)
+_OPENING = r"[\s\"'“‘(\[>•–—-]*"
+_LEAD = (
+    r"(?:(?:the|my)\s+)?(?:final\s+)?(?:answer|verdict|conclusion|decision|judge?ment|choice)(?:\s+is)?\s*[:：]",
+    r"(?:so|thus|hence|therefore|overall|finally|all\s+in\s+all|on\s+the\s+whole|to\s+conclude)\b[,:]?",
+    r"in\s+(?:all|conclusion|summary|short|total|the\s+end)\b[,:]?",
+)
+_BEFORE_A_VERDICT = re.compile(rf"{_OPENING}(?P<lead>{'|'.join(_LEAD)})?{_OPENING}", re.I)
+_DOUBT = re.compile(r"\s+(?:if|is|only|or|unless|when)\b", re.I)
+_BARE = re.compile(r"(?:\s+than\s+image\s+[12])?\W*", re.I)
+
+
+def read_marks(answer: str, rubric: Rubric) -> dict[str, float]:
+    """The mark of each of a rubric's aspects; NaN where the answer does not give exactly one from 1 to 5.
+
+    Bold type, "4/5" and "4 out of 5" are understood; "4/10", "3-4", "80%" and two different marks are not, nor is one
+    within a sentence, a question or thoughts that do not end.
+    """
+    plain = _plain(answer)
+    return {aspect: _read_mark(plain, label) for aspect, label in rubric.labels.items()}
+
+
+def read_verdict(answer: str) -> Verdict | None:
+    """Which picture the answer calls the better one; None where it calls none or is not clear.
+
+    What counts is a sentence that begins as asked for, or with a word that concludes ("Answer: ...", "So ...",
+    "Overall, ..."); reasons may follow in it. Another sentence or a question that speaks of a verdict states none, and
+    leaves open the one before it if it speaks of another. Where two statements contradict each other, the last counts
+    if it concludes, or ends the answer and has no reasons, as the question asks for.
+    """
+    sentences = [sentence for sentence in _SENTENCE_END.split(_plain(answer)) if re.search(r"\w", sentence)]
+    stated: list[Verdict] = []
+    clear = concludes = False
+    for number, sentence in enumerate(sentences, start=1):
+        mentions = list(_MENTION.finditer(sentence))
+        if not mentions:
+            continue
+        before, rest = sentence[: mentions[0].start()], sentence[mentions[0].end() :]
+        lead = _BEFORE_A_VERDICT.fullmatch(before)
+        verdicts: list[Verdict] = [_verdict(mention) for mention in mentions]
+        if lead and len({*verdicts}) == 1 and not (_ASKED.search(rest) or _DOUBT.match(rest)):
+            stated.append(verdicts[0])
+            clear = True
+            concludes = bool(lead["lead"]) or (number == len(sentences) and _BARE.fullmatch(rest) is not None)
+        elif stated and {*verdicts} != {stated[-1]}:
+            clear = False
+    return stated[-1] if clear and (concludes or len({*stated}) == 1) else None
+
+
+def quoted(answer: str, length: int = 80) -> str:
+    """The start of an answer, on one line."""
+    return repr(answer if len(answer) <= length else f"{answer[:length]}...")
+
+
+def _plain(answer: str) -> str:
+    """What a model says after its thoughts, without markup."""
+    return _MARKUP.sub("", conclusion(answer) or "")
+
+
+def _verdict(mention: re.Match[str]) -> Verdict:
+    return "both" if mention["number"] is None else "first" if mention["number"] == "1" else "second"
+
+
+def _read_mark(plain: str, label: str) -> float:
+    pattern = rf"(?<![\w-]){re.escape(label)}{_SCALE}[ \t]*[:：=][ \t]*{_NEXT_LINE}[\[(<]?[ \t]*{_NUMBER}"
+    marks = set()
+    for match in re.finditer(pattern, plain, re.IGNORECASE):
+        before = _CLAUSE_END.split(plain[: match.start()].rpartition("\n")[2])[-1]
+        rest = plain[match.end() :].split("\n", 1)[0]
+        if not _BEFORE_A_MARK.fullmatch(before) or _ASKED.search(_SENTENCE_END.split(rest)[0]):
+            continue
+        scale = _OUT_OF.match(rest)
+        if _SECOND_NUMBER.match(rest) or (scale and float(scale[1]) != HIGH):
+            return math.nan
+        marks.add(float(match[1]))
+    mark = marks.pop() if len(marks) == 1 else math.nan
+    return mark if LOW <= mark <= HIGH else math.nan

@@ -1,0 +1,147 @@
+"""Answers as models give them, and what they say."""
+
+import math
+
+import pytest
+
+from palate.rewards.judge_answers import read_marks
+from palate.rewards.judge_answers import read_verdict as verdict
+from palate.rewards.judge_prompts import PAIR, UNIFIEDREWARD, UNIFIEDREWARD_2, VISIONPREFER
+
+NONE = math.nan
+
+
+@pytest.mark.parametrize(
+    ("answer", "mark"),
+    [
+        ("Final Score: 4", 4),
+        ("dog (animal): 1\nred (attribute): 0\nFinal Score: 3.5", 3.5),
+        ("final score : 2.25.", 2.25),
+        ("**Final Score:** 4", 4),
+        ("**Final Score: 4.5**", 4.5),
+        ("### Final Score\uff1a *1*", 1),
+        ("Final Score (1-5): 5", 5),
+        ("Final Score = [3]", 3),
+        ("Final Score: 4/5", 4),
+        ("Final Score: 4.0 / 5.0", 4),
+        ("Final Score: 4 out of 5, since the dog is there", 4),
+        ("Final Score: 4. The 2 dogs are there.", 4),
+        ("Final Score:\n4", 4),
+        ("Final Score: 4\nAgain, Final Score: 4.0", 4),
+        ("<think>Final Score: 1 or 2?</think><answer>Final Score: 2</answer>", 2),
+        ("Final Score: 4 (from 1 to 10)", 4),
+        ("So the final score: 4", 4),
+        ("'Final Score: 4'", 4),
+        ("1. Final Score: 4", 4),
+        ("<think>So Final Score: 1?</think>Final Score: 2", 2),
+        ("So Final Score: 1?</think>Final Score: 2", 2),
+        ("Is it Final Score: 4? No. Final Score: 3. Good?", 3),
+        ("", NONE),
+        ("<think>It has the dog. Final Score: 4", NONE),
+        ("<think>hm</think><think>Final Score: 4", NONE),
+        ("<think>The answer is <answer>Final Score: 4</answer>, or", NONE),
+        ("<think>Final Score: 4</think>", NONE),
+        ("Final Score: 4?", NONE),
+        ("Final Score: 4, is it? No.", NONE),
+        ("I would not give it Final Score: 4.", NONE),
+        ("4", NONE),
+        ("Score: 4", NONE),
+        ("Semifinal Score: 4", NONE),
+        ("Final Score: X", NONE),
+        ("Final Score: four", NONE),
+        ("Final Score: 0", NONE),
+        ("Final Score: 0.99", NONE),
+        ("Final Score: 5.01", NONE),
+        ("Final Score: -3", NONE),
+        ("Final Score: 45", NONE),
+        ("Final Score: 8/10", NONE),
+        ("Final Score: 4/10", NONE),
+        ("Final Score: 4 out of 10", NONE),
+        ("Final Score: 3-4", NONE),
+        ("Final Score: 3 to 4", NONE),
+        ("Final Score: 3, 4", NONE),
+        ("Final Score: 3,5", NONE),
+        ("Final Score: 3%", NONE),
+        ("Final Score: 1.2.3", NONE),
+        ("Final Score: 3rd", NONE),
+        ("Final Score: 3\nFinal Score: 4", NONE),
+        ("Final Score:\n1. The dog is missing", NONE),
+        ("The final score is high", NONE),
+    ],
+)
+def test_final_scores(answer, mark):
+    assert read_marks(answer, UNIFIEDREWARD) == pytest.approx({"overall": mark}, nan_ok=True)
+
+
+def test_three_lines():
+    answer = "Alignment Score (1-5): 3.62\nCoherence Score (1-5): 4\n- **Style Score (1-5):** 2.9"
+    assert read_marks(answer, UNIFIEDREWARD_2) == {"alignment": 3.62, "coherence": 4.0, "style": 2.9}
+    partly = read_marks("Alignment Score (1-5): 3.62\nCoherence Score (1-5): 7\nStyle Score", UNIFIEDREWARD_2)
+    assert partly == pytest.approx({"alignment": 3.62, "coherence": NONE, "style": NONE}, nan_ok=True)
+
+
+def test_three_marks_on_one_line():
+    expected = {"alignment": 3.5, "coherence": 4.0, "style": 2.0}
+    for between in (" ", ", ", "; ", " and ", ". "):
+        answer = f"Alignment Score (1-5): 3.5{between}Coherence Score (1-5): 4{between}Style Score: 2"
+        assert read_marks(answer, UNIFIEDREWARD_2) == expected, between
+
+
+def test_four_aspects_in_any_order():
+    answer = "harmlessness score: 5\nAESTHETIC SCORE: 2\nPrompt-Following Score: 1.5\nFidelity Score: 3"
+    expected = {"prompt_following": 1.5, "aesthetic": 2.0, "fidelity": 3.0, "harmlessness": 5.0}
+    assert read_marks(answer, VISIONPREFER) == expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("Image 1 is better.", "first"),
+        ("Image 2 is better than Image 1.", "second"),
+        ("Both images are equally good.", "both"),
+        ("The dog is sharper.\n**Image 2 is better.**", "second"),
+        ("image 1 is better", "first"),
+        ("'Image 1 is better.'", "first"),
+        ("- Image 1 is better.", "first"),
+        ("Image 1 is better, since Image 2 has no dog. It is sharp.", "first"),
+        ("Image 1 is better. The reason why Image 1 is better is the dog.", "first"),
+        ("Answer: Image 1 is better", "first"),
+        ("**Final verdict:** *Image 2 is better*.", "second"),
+        ("The answer is: 'Image 1 is better.'", "first"),
+        ("So Image 2 is better than Image 1.", "second"),
+        ("In conclusion, both images are equally good.", "both"),
+        ("Is it that Image 1 is better? Image 2 is better.", "second"),
+        ("I would not say that Image 1 is better. Image 2 is better.", "second"),
+        ("<think>Image 2 is better?</think>\n<answer>Image 1 is better</answer>", "first"),
+        ("Image 2 is better?</think>Image 1 is better", "first"),
+        # Of two that differ, the one that concludes.
+        ("Image 1 is better in colour. In all, Image 1 is better.", "first"),
+        ("Image 1 is better in colour. In all, Image 2 is better, for it has the dog.", "second"),
+        ("Image 1 is better. Both images are equally good.", "both"),
+        ("Image 1 is better in colour, and Image 2 is better in shape.\nImage 2 is better.", "second"),
+        ("Image 1 is better.\nImage 2 is better in shape.", None),
+        ("Image 1 is better. Image 2 is better. I am not sure.", None),
+        ("", None),
+        ("Image 1", None),
+        ("Image 3 is better.", None),
+        ("Image 12 is better.", None),
+        ("Image 1 is not better.", None),
+        ("Both images are equally bad.", None),
+        # What is said about a statement is none.
+        ("I would not say that Image 1 is better.", None),
+        ("Neither image 1 is better nor image 2 is.", None),
+        ("Image 1 is better? No.", None),
+        ("Image 1 is better, isn't it?", None),
+        ("Image 1 is better or worse.", None),
+        ("Image 1 is better if one likes red.", None),
+        ("Image 1 is better in colour but Image 2 is better in shape.", None),
+        ("Colour: Image 1 is better.\nShape: Image 2 is better.", None),
+        ("Image 1 is better in colour. However, I think that Image 2 is better.", None),
+        # Thoughts that do not end.
+        ("<think>The dog is sharper. Image 1 is better.", None),
+        ("<think>hm</think><think>\nImage 1 is better.", None),
+        (PAIR, None),
+    ],
+)
+def test_verdicts(answer, expected):
+    assert verdict(answer) == expected
