@@ -16,13 +16,14 @@ from .thoughts import conclusion
 Verdict = Literal["first", "second", "both"]
 
 _MARKUP = re.compile(r"[*_`#]")
+_BLANKS, _LINES = re.compile(r"[^\S\n]+"), re.compile(r"(?: ?\n ?)+")
 _SENTENCE_END = re.compile(r"\n|(?<=[.!?])(?=[\"'”’)\]]*(?:\s|$))")
 _ASKED = re.compile(r"[?？]")
 
 _SCALE = r"(?:\s*\(\s*1\s*(?:-|–|to)\s*5\s*\))?"
 _NEXT_LINE = r"(?:\n[ \t]*(?!\d+[.)][ \t]))?"  # but no numbered list
 _NUMBER = r"([-+]?\d+(?:\.\d+)?)(?![\w%]|[.,]\d)"
-_SECOND_NUMBER = re.compile(r"\s*(?:-|–|~|,|to|or|and)\s*\d")
+_SECOND_NUMBER = re.compile(r"\s*(?:\([^()]*\)\s*)?(?:[-–−~…,]|\.\.\.?|to|or|and|through)\s*\d|\s*=")  # 1 = bad
 _OUT_OF = re.compile(r"\s*(?:/|out\s+of)\s*(\d+(?:\.\d+)?)")
 _CLAUSE_END = re.compile(r"[^\w\s'’]|(?<!\w)['’]")
 _BEFORE_A_MARK = re.compile(
@@ -84,8 +85,8 @@ def quoted(answer: str, length: int = 80) -> str:
 
 
 def _plain(answer: str) -> str:
-    """What a model says after its thoughts, without markup."""
-    return _MARKUP.sub("", conclusion(answer) or "")
+    """What a model says after its thoughts, without markup and runs of blanks, which patterns would take long for."""
+    return _LINES.sub("\n", _BLANKS.sub(" ", _MARKUP.sub("", conclusion(answer) or "")))
 
 
 def _verdict(mention: re.Match[str]) -> Verdict:

@@ -69,6 +69,8 @@ class PixelReward(Reward, Protocol):
     def prepare(self, picture: Image.Image) -> Tensor:
         """The network's input for one picture, float32 `[3, h, w]` on the CPU; safe to call from several threads.
 
+        In a scoring run the picture is read-only and others look at it too: copy it before writing to its pixels.
+
         Raises:
             OSError, ValueError: the picture cannot be decoded.
         """

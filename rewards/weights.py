@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import pickle
 import re
 from collections.abc import Mapping
@@ -99,13 +98,16 @@ def _is_hub_id(text: str) -> bool:
 
 def _download(repository: str, name: str, *others: str) -> Path:
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
         for other in others:
-            with contextlib.suppress(EntryNotFoundError):
+            try:
                 return Path(hf_hub_download(repository, name))
-            name = other
+            except LocalEntryNotFoundError:  # the hub was not reached: whether it has the name nobody knows
+                raise
+            except EntryNotFoundError:
+                name = other
         return Path(hf_hub_download(repository, name))
     except MemoryError:
         raise

@@ -74,7 +74,8 @@ class VlmLearner:
 
     @torch.no_grad()
     def save(self, folder: Path) -> None:
-        """See `Learner`: one file with HPSv3's keys; what was trained is float32. Beside it what a base consists of."""
+        """See `Learner`: one file with HPSv3's keys; what was trained is float32, but the row of `<|Reward|>`
+        has the embedding's precision. Beside it what a base consists of."""
         network = self.network.model
         state = merged(network)
         mark = state.pop("mark")

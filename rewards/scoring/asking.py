@@ -59,29 +59,28 @@ def takes_batches(reward: Reward) -> bool:
 
 
 def input_of(reward: Reward, picture: Image.Image) -> Any:
-    """What `judged` takes for a picture: prepared pixels `[3, h, w]`, or a picture of its own.
+    """What `judged` takes for a picture: prepared pixels `[3, h, w]`, or a picture.
+
+    Others must not see what a scorer draws on its picture. A function gets a copy at once, a scorer of batches when its
+    batch is judged, so that a block is in memory once; one of pixels only looks, at a picture that is read-only.
 
     Raises:
         OSError, ValueError: the picture cannot be prepared.
         PalateError: the reward failed otherwise.
     """
-    own = _own(picture)
-    if not takes_pixels(reward):
-        return own
-    with blamed(reward, OSError, ValueError):
-        return reward.prepare(own)
+    if takes_pixels(reward):
+        with blamed(reward, OSError, ValueError):
+            return reward.prepare(_read_only(picture))
+    return picture if takes_batches(reward) else picture.copy()
 
 
-def _own(picture: Image.Image) -> Image.Image:
-    """The picture for one scorer: others must not see what it draws on it or how it shrinks it.
-
-    Pillow copies the pixels of a read-only picture before it writes to them, so that scorers that only look share them.
-    """
-    if picture.mode in ("P", "PA"):  # a new palette is written without asking
+def _read_only(picture: Image.Image) -> Image.Image:
+    """The same pixels in memory, which Pillow copies before it draws on them."""
+    if picture.mode in ("P", "PA", "L", "LA"):  # a palette is written without asking
         return picture.copy()
-    own = picture._new(picture.im)
-    own.readonly = 1
-    return own
+    shown = picture._new(picture.im)
+    shown.readonly = 1
+    return shown
 
 
 class PixelBatch:
@@ -118,7 +117,8 @@ def judged(
             with torch.inference_mode():
                 given = reward.score_pixels(prompts, (batch or PixelBatch()).of(inputs)).float().cpu().numpy()
         else:
-            given = reward.score(prompts, inputs, failures)
+            media = [picture.copy() for picture in inputs] if takes_batches(reward) else inputs
+            given = reward.score(prompts, media, failures)
         with np.errstate(over="ignore"):  # beyond float32 is no finite score
             scores = np.asarray(given).astype(np.float32)
         if scores.shape != (len(prompts),):

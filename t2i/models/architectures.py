@@ -303,8 +303,9 @@ def find_architecture(path: str, revision: str | None = None) -> Architecture:
 def architecture_at_hand(path: str) -> Architecture | None:
     """What `find_architecture` finds without the network; None for other hub ids, and for what is no checkpoint."""
     known = path in BUILT_IN or any(path == one.name or path in one.hub_ids for one in _ALL)
-    if known or Path(path).expanduser().is_dir():
-        with contextlib.suppress(UserError):
+    # A name from another machine's data may be no path at all here: another's home, a closed folder, a long text.
+    with contextlib.suppress(UserError, OSError, RuntimeError):
+        if known or Path(path).expanduser().is_dir():
             return find_architecture(path)
     return None
 

@@ -57,11 +57,13 @@ def test_each_is_encoded_once_and_with_its_group():
 
 def test_others_features_are_others(monkeypatch):
     monkeypatch.setattr(texts, "MOST", 3)
-    encode, memory = Encoder(), TextMemory(planned())
+    memory = TextMemory(planned())
     with remembered_texts(memory):
-        for owner in ("tower", "other"):
-            assert text_features(owner, ["e", "a", "d"], encode)[:, 0].tolist() == [101, 97, 100]
-    assert encode.calls == [["a", "b"], ["e", "d"]] * 2  # d is one too many for the plan
+        for owner, factor in (("tower", 1), ("other", -1)):
+            encode = Encoder()
+            found = text_features(owner, ["e", "a", "d"], lambda prompts: factor * encode(prompts))  # noqa: B023
+            assert found[:, 0].tolist() == [factor * 101, factor * 97, factor * 100]
+            assert encode.calls == [["a", "b"], ["e", "d"]]  # d is one too many for the plan
     assert memory.plan.groups == {0: ["a", "b"], 1: ["c"]}
 
 

@@ -6,7 +6,13 @@ import torch
 from palate.diffusion import rectified_flow_from_config, variance_preserving
 from palate.diffusion.variance_preserving import CLEAN_TIME
 from palate.errors import UserError
-from palate.t2i.models.architectures import ARCHITECTURES, find_architecture, latent_shape, read_architecture
+from palate.t2i.models.architectures import (
+    ARCHITECTURES,
+    architecture_at_hand,
+    find_architecture,
+    latent_shape,
+    read_architecture,
+)
 from palate.t2i.models.checkpoint import FAMILIES, Checkpoint, find_checkpoint
 from palate.t2i.models.meta import (
     build_network,
@@ -168,3 +174,8 @@ def test_a_folder_is_read_from_its_configuration_files(tmp_path):
     noisy, times, conditions = make_inputs(architecture, 3, 16)
     prediction = family_of(architecture).predict(build_network(architecture), noisy, times, conditions)
     assert prediction.shape == noisy.shape == (3, 4, 8, 8)
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-that-name/sdxl", "x" * 300, "a\0b"])
+def test_what_can_be_no_folder_here_is_unknown(name):
+    assert architecture_at_hand(name) is None

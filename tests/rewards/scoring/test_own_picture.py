@@ -14,7 +14,7 @@ from palate.errors import PalateError
 from palate.rewards.function import from_function
 from palate.rewards.pixels import centre_crop, letterbox, shared_resizing
 from palate.rewards.scorer import Scorer, scorer_of
-from palate.rewards.scoring.asking import input_of
+from palate.rewards.scoring.asking import input_of, judged
 from palate.rewards.scoring.batch import score_images
 
 SIZE = 56
@@ -104,18 +104,48 @@ def test_scorers_that_change_their_picture_or_cut_it_change_nobody_elses(folder,
         assert found[name] == values, name
 
 
-def test_scorers_that_only_look_share_the_pixels():
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "LA", "RGBA", "CMYK"])
+@pytest.mark.parametrize("batched", [False, True])
+def test_whatever_is_written_to_a_picture_others_do_not_see_it(mode, batched):
+    levels = np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    picture = Image.fromarray(levels).convert("RGB").convert(mode)
+    before = np.asarray(picture.convert("RGB"))
+
+    class Writing:
+        name, modality, differentiable = "writing", "image", False
+
+        def score(self, prompts, media, failures=None):
+            for shown in media:
+                shown.load()[0, 0] = shown.load()[8, 8]
+                if mode in ("L", "P", "LA"):
+                    shown.putpalette([9] * 768)
+                shown.frombytes(bytes(len(shown.tobytes())))
+                shown.thumbnail((2, 2))
+            return np.ones(len(media))
+
+    if batched:
+        Writing.batched = True
+    shown = [input_of(Writing(), picture) for _ in range(2)]
+    assert (shown[0] is picture) == batched  # a block of pictures is in memory once
+    assert judged(Writing(), ["", ""], shown) == [1.0, 1.0]
+    assert np.array_equal(np.asarray(picture.convert("RGB")), before)
+
+
+def test_scorers_of_pixels_look_at_one_memory():
+    seen = []
+
+    class Looking(Pixels):
+        def prepare(self, picture):
+            seen.append(picture)
+            return letterbox(picture, SIZE)
+
     picture = Image.fromarray(np.zeros((9, 9, 3), dtype=np.uint8))
-    one, other = (input_of(from_function("f", widths), picture) for _ in range(2))
-    assert one is not other
-    assert one.im is other.im is picture.im
-    one.putpixel((0, 0), (255, 0, 0))
-    assert one.im is not picture.im
+    for _ in range(2):
+        input_of(Looking(), picture)
+    assert seen[0] is not seen[1]
+    assert seen[0].im is seen[1].im is picture.im
+    seen[0].putpixel((0, 0), (255, 0, 0))
     assert not np.asarray(picture).any()
-    palette = picture.quantize(2)
-    mine = input_of(from_function("f", widths), palette)
-    mine.putpalette([9, 9, 9, 7, 7, 7])
-    assert not np.asarray(palette.convert("RGB")).any()
 
 
 def test_nothing_of_another_picture_is_taken_for_the_shared_ones():

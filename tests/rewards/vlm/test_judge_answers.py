@@ -1,6 +1,7 @@
 """Answers as models give them, and what they say."""
 
 import math
+import time
 
 import pytest
 
@@ -145,3 +146,23 @@ def test_four_aspects_in_any_order():
 )
 def test_verdicts(answer, expected):
     assert verdict(answer) == expected
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Final Score: 1 (lowest) to 5 (highest)",
+        "Final Score: 1 = bad, 5 = good",
+        "Final Score: 1 through 5",
+        "Final Score: 4\u22125",
+        "Final Score: 4\u20265",
+    ],
+)
+def test_an_echoed_scale_is_no_mark(answer):
+    assert math.isnan(read_marks(answer, UNIFIEDREWARD)["overall"])
+
+
+def test_runs_of_blanks_take_no_time():
+    started = time.process_time()
+    read_marks(" " * 20_000 + "foo Final Score: 4" + " " * 20_000, UNIFIEDREWARD)
+    assert time.process_time() - started < 1
