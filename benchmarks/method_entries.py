@@ -93,7 +93,10 @@ ENTRIES: dict[str, Entry] = {
         {"name": "d3po"},
         form="prompts",
         control=False,
-        settings={"tiny-sdxl": _SLOW, "tiny-sd3": _SLOW},
+        settings={
+            "tiny-sdxl": {"training": {"learning_rate": 3e-3}},
+            "tiny-sd3": {"pictures": 2, "training": {"learning_rate": 2e-3}},
+        },
         note="It learns from pictures that it draws of the same prompts while it trains, and the oracle judges the "
         "finished ones. The budget counts its rollouts too.",
         way=ONLINE,
