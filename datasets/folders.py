@@ -17,10 +17,10 @@ from .group import Group
 from .images import IMAGE_SUFFIXES
 from .json_rows import read_json_rows
 from .skips import BAD_ROW, MISSING_FILE, NO_PARTNER, NO_PROMPT, SkipLog
+from .table import PROMPT_COLUMNS
 
 FOLDER_NAMES = (("w", "l"), ("winners", "losers"), ("win", "lose"), ("chosen", "rejected"), ("good", "bad"))
 _CAPTION_FILES = ("captions.jsonl", "metadata.jsonl")
-_PROMPT_COLUMNS = ("prompt", "caption", "text")
 
 
 def find_folders(root: Path) -> tuple[Path, Path] | None:
@@ -92,7 +92,7 @@ def _captions(root: Path) -> dict[str, str]:
         if not file.exists():
             continue
         for number, row in read_json_rows(file):
-            prompt = next((row[column] for column in _PROMPT_COLUMNS if isinstance(row.get(column), str)), None)
+            prompt = next((row[column] for column in PROMPT_COLUMNS if isinstance(row.get(column), str)), None)
             if not isinstance(row.get("file_name"), str) or prompt is None:
                 raise UserError(
                     f"{file}, line {number}: expected file_name and prompt, found {', '.join(row) or 'nothing'}"

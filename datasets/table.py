@@ -26,9 +26,23 @@ from .json_rows import read_json_rows
 from .skips import BAD_ROW, MISSING_FILE, NO_LABEL, SkipLog
 
 SUFFIXES = (".jsonl", ".csv", ".tsv")
-_PROMPT = ("prompt", "caption", "text")
+PROMPT_COLUMNS = ("prompt", "caption", "text")
+"""What the column of prompts may be called, the first that is there counts."""
+
 _LABELS = (("labels", "label", 1), ("scores", "score", 1), ("ranks", "rank", -1))  # list, single, sign
-_KNOWN = (*_PROMPT, "images", "image", "image_0", "image_1", "labels", "label", "label_0", "label_1", "scores", "score")
+_KNOWN = (
+    *PROMPT_COLUMNS,
+    "images",
+    "image",
+    "image_0",
+    "image_1",
+    "labels",
+    "label",
+    "label_0",
+    "label_1",
+    "scores",
+    "score",
+)
 _KNOWN += ("score_0", "score_1", "ranks", "rank", "rank_0", "rank_1", "chosen", "rejected")
 
 Row = Mapping[str, Any]
@@ -115,7 +129,7 @@ def _numbered(row: Row | list[str], name: str) -> list[str]:
 
 
 def _missing(columns: list[str]) -> list[str]:
-    missing = [] if any(name in columns for name in _PROMPT) else ["prompt"]
+    missing = [] if any(name in columns for name in PROMPT_COLUMNS) else ["prompt"]
     if {"chosen", "rejected"} <= set(columns):
         return missing
     if not ({"images", "image"} & set(columns) or _numbered(columns, "image")):
@@ -169,7 +183,7 @@ def _to_group(key: str, row: Row, root: Path) -> Group | None:
 
 
 def _prompt(row: Row) -> str:
-    prompt = next((row[name] for name in _PROMPT if row.get(name) is not None), None)
+    prompt = next((row[name] for name in PROMPT_COLUMNS if row.get(name) is not None), None)
     if not isinstance(prompt, str):
         raise ValueError("no prompt" if prompt is None else f"the prompt is a {type(prompt).__name__}")
     return prompt

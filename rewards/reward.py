@@ -167,9 +167,8 @@ def score_prepared(
         indices = [index for index, _ in batch]
         with torch.no_grad():
             values = reward.score_pixels([prompts[index] for index in indices], torch.stack([row for _, row in batch]))
-        if values.shape != (len(batch),):  # NumPy would give one number to all
-            told = f"{len(batch)} pictures, and an answer of shape {list(values.shape)}"
-            raise PalateError(f"the scorer {reward.name} failed ({told})")
+        if fault := answer_fault(values.shape, len(batch)):  # NumPy would give one number to all
+            raise PalateError(f"the scorer {reward.name} failed ({fault})")
         scores[indices] = values.float().cpu().numpy()
         reasons.update({index: "the reward returned NaN" for index in indices if np.isnan(scores[index])})
 
@@ -215,6 +214,11 @@ def require_pairs(prompts: Sized, media: Sized) -> None:
     """Raise ValueError unless there is one prompt for each medium."""
     if len(prompts) != len(media):
         raise ValueError(f"got {len(prompts)} prompts and {len(media)} media; expected one prompt for each")
+
+
+def answer_fault(shape: Sequence[int], count: int) -> str | None:
+    """What is wrong with the shape of a reward's answer about `count` pictures; None where it is one number each."""
+    return None if tuple(shape) == (count,) else f"{count} pictures, and an answer of shape {list(shape)}"
 
 
 def report_failure(failure: Failure, failures: list[Failure] | None) -> None:

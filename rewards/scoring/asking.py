@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 import numpy as np
 
 from ...errors import PalateError
-from ..reward import Failure, PixelReward, Reward
+from ..reward import Failure, PixelReward, Reward, answer_fault
 from ..scorer import Scorer
 
 if TYPE_CHECKING:
@@ -121,8 +121,8 @@ def judged(
             given = reward.score(prompts, media, failures)
         with np.errstate(over="ignore"):  # beyond float32 is no finite score
             scores = np.asarray(given).astype(np.float32)
-        if scores.shape != (len(prompts),):
-            raise ValueError(f"{len(prompts)} pictures, and an answer of shape {list(scores.shape)}")
+        if fault := answer_fault(scores.shape, len(prompts)):
+            raise ValueError(fault)
     reasons = {failure.index: failure.reason for failure in failures}
     return [
         score if math.isfinite(score) else reasons.get(index, f"the reward returned {score}")

@@ -10,13 +10,12 @@ from ...datasets.csv_rows import read_csv_rows
 from ...datasets.json_rows import read_json_rows
 from ...datasets.open import detect_format
 from ...datasets.parquet import file_rows, open_parquet
-from ...datasets.table import is_table_row
+from ...datasets.table import PROMPT_COLUMNS, is_table_row
 from ...errors import UserError
 
 TABLES = frozenset({".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet"})
 FAULT = "\0fault"
 """Of a table's row that cannot be used: why; no column is called so."""
-_PROMPT = ("prompt", "caption", "text")
 
 
 def image_column(file: Path, columns: Sequence[str]) -> str | None:
@@ -31,7 +30,7 @@ def image_column(file: Path, columns: Sequence[str]) -> str | None:
 
 def prompt_column(columns: Sequence[str]) -> str | None:
     """The column of the prompts where none is named."""
-    return next((name for name in _PROMPT if name in columns), None)
+    return next((name for name in PROMPT_COLUMNS if name in columns), None)
 
 
 def holds_groups(file: Path, columns: Sequence[str]) -> bool:

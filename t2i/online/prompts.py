@@ -16,11 +16,10 @@ from ...datasets.json_rows import read_json_rows
 from ...datasets.open import open_prompts
 from ...datasets.parquet import open_parquet, read_columns
 from ...datasets.sources import looks_like_hub_id, parquet_files
+from ...datasets.table import PROMPT_COLUMNS
 from ...errors import UserError
 from ..gallery import read_prompts
 from .recipe import PromptsConfig
-
-_COLUMNS = ("prompt", "caption", "text")
 
 
 @dataclass(frozen=True)
@@ -93,8 +92,8 @@ def _values(rows: Iterable[Mapping[str, Any]], name: str) -> Iterator[Any]:
 
 def _column(data: PromptsConfig, names: Iterable[str]) -> str:
     there = list(names)
-    found = next((name for name in ([data.column] if data.column else _COLUMNS) if name in there), None)
+    found = next((name for name in ([data.column] if data.column else PROMPT_COLUMNS) if name in there), None)
     if found is None:
-        wanted = f"no column {data.column}" if data.column else f"none of the columns {', '.join(_COLUMNS)}"
+        wanted = f"no column {data.column}" if data.column else f"none of the columns {', '.join(PROMPT_COLUMNS)}"
         raise UserError(f"data.path: {data.path} has {wanted}; it has {', '.join(there) or 'none'}: set data.column")
     return found
