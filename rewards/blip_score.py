@@ -18,7 +18,7 @@ from torch.nn.functional import normalize
 from transformers import BlipForImageTextRetrieval
 
 from .blip_prompts import BlipPrompts, open_blip_prompts
-from .pixels import normalise, resize
+from .pixels import normalise, normalise_levels, resize
 from .pretrained import load_pretrained
 from .resizing import bicubic
 from .reward import ScoresPixels, require_pairs
@@ -58,7 +58,7 @@ class BlipScore(ScoresPixels):
         Raises:
             OSError, ValueError: the picture cannot be decoded.
         """
-        return normalise(resize(picture, self.size, self.size) / 255)
+        return normalise_levels(resize(picture, self.size, self.size))
 
     def prepare_tensor(self, images: Tensor) -> Tensor:
         """The same of float images `[n, 3, H, W]` in [0, 1], to the rounding of 8-bit levels; differentiable."""

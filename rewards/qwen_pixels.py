@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..datasets.images import ratio_fault
-from .pixels import normalise, to_rgb
+from .pixels import normalise_levels, to_rgb
 
 PATCH, MERGE, FRAMES = 14, 2, 2
 """Pixels a side of a patch; patches a side of a square that becomes one token; frames of a patch, here copies."""
@@ -52,7 +52,7 @@ def fit(picture: Image.Image, pixels: int) -> Tensor:
     """
     height, width = fitted(picture.height, picture.width, pixels)
     levels = np.array(to_rgb(picture).resize((width, height), Image.Resampling.BICUBIC))
-    return normalise(torch.from_numpy(levels).permute(2, 0, 1).float() / 255)
+    return normalise_levels(torch.from_numpy(levels).permute(2, 0, 1))
 
 
 def patches(pixels: Tensor) -> Tensor:

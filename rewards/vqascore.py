@@ -20,7 +20,7 @@ from transformers import CLIPVisionModel, T5Config
 from ..errors import UserError
 from .checkpoint_shards import find_checkpoint, load_checkpoint
 from .clip_t5_model import ClipT5, build_clip_t5, has_vision_tower
-from .pixels import MEAN, normalise, to_rgb
+from .pixels import MEAN, normalise_levels, to_rgb
 from .pretrained import load_pretrained, reason_of
 from .reward import Failure, require_pairs, score_prepared
 from .vqa_prompts import VqaPrompts, open_vqa_prompts
@@ -58,7 +58,7 @@ class VqaScore:
             OSError, ValueError: the picture cannot be decoded, or is too long to be padded.
         """
         squared = pad_to_square(picture).resize((self.size, self.size), Image.Resampling.BICUBIC)
-        return normalise(pil_to_tensor(squared).float() / 255)
+        return normalise_levels(pil_to_tensor(squared))
 
     def score_pixels(self, prompts: Sequence[str], pixels: Tensor) -> Tensor:
         """One float32 per row, `[n]`; gradients reach the pixels.

@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -28,6 +30,23 @@ def test_it_is_torchvisions_filter(shape, antialias):
     assert found.shape == (3, height, width)
     assert wanted.std() > 0.03 or rows == 1
     torch.testing.assert_close(found, wanted[:3], rtol=0, atol=1e-6)
+
+
+def test_a_result_stays_when_the_thread_resizes_another_picture():
+    """The memory between the passes is used again, by calls within inference mode and by others."""
+    first, second = torch.randint(0, 256, (2, 90, 60, 4), dtype=torch.uint8, generator=torch.manual_seed(0))
+
+    def in_turn() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        with torch.inference_mode():
+            found = bicubic_levels(first, 30, 20, antialias=True)
+            before = found.clone()
+        bicubic_levels(second, 60, 90, antialias=True)
+        return found, before, bicubic_levels(first, 30, 20, antialias=True)
+
+    with ThreadPoolExecutor(1) as fresh:  # whose memory is made within inference mode
+        found, before, again = fresh.submit(in_turn).result()
+    assert torch.equal(found, before)
+    assert torch.equal(found, again)
 
 
 def test_two_pixels_of_one_by_hand():
