@@ -47,6 +47,9 @@ not. `prompts`: no picture at all, see `prompts_file`."""
 STRONGER = {"steps": 20, "guidance": 4.0}
 """How the tiny models draw the stronger pictures."""
 
+FIRST_SEED = {"report": 1_000_000, "search": 2_000_000, "errors": 3_000_000, "stronger": 4_000_000}
+"""By what is drawn; `groups` start at `Size.seed`. No two pictures have one seed."""
+
 
 @dataclass(frozen=True)
 class Size:
@@ -82,8 +85,7 @@ def evaluation_prompts(part: str, count: int) -> list[Prompt]:
 
 def evaluation_seeds(part: str, size: Size) -> np.ndarray:
     """Seeds `[prompts, images]`, far from those of the training pictures."""
-    start = {"report": 1_000_000, "search": 2_000_000}[part]
-    return start + np.arange(size.prompts * size.images).reshape(size.prompts, size.images)
+    return FIRST_SEED[part] + np.arange(size.prompts * size.images).reshape(size.prompts, size.images)
 
 
 def make_data(name: str, folder: Path, size: Size) -> None:
@@ -141,7 +143,7 @@ def _write(folder: Path, groups: Any) -> None:
 
 def _drawn(model: TextToImageModel, count: int, size: Size, sampling: Sampling, held_out: bool) -> Iterator[Group]:
     if held_out:
-        prompts, seed = [p.text for p in evaluation_prompts("search", count)], 3_000_000
+        prompts, seed = [p.text for p in evaluation_prompts("search", count)], FIRST_SEED["errors"]
     else:
         prompts, seed = [p.text for p in draw_prompts(count, size.seed, held_out=False)], size.seed
     return sample_groups(model, prompts, size.per_prompt, seed, sampling, oracle_rater, source=model.checkpoint.path)
@@ -151,7 +153,8 @@ def _against_stronger(model: TextToImageModel, groups: Sequence[Group], size: Si
     """The best of the prompt's stronger pictures against the worst of `groups`, which are sorted."""
     sampling = sampling_for(model, **STRONGER, batch_size=size.batch_size)
     prompts = [group.prompt for group in groups]
-    drawn = sample_groups(model, prompts, size.per_prompt, 4_000_000, sampling, oracle_rater, model.checkpoint.path)
+    first, source = FIRST_SEED["stronger"], model.checkpoint.path
+    drawn = sample_groups(model, prompts, size.per_prompt, first, sampling, oracle_rater, source)
     for weak, strong in zip(groups, map(Group.sorted_by_label, drawn), strict=True):
         if strong.labels[0] > weak.labels[-1]:
             pair = strong.candidates[0], weak.candidates[-1]

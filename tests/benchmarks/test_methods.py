@@ -16,13 +16,28 @@ from PIL import Image
 import palate
 from palate.datasets.group import Group
 from palate.datasets.shapes.prompts import is_held_out
+from palate.datasets.shapes.raters import oracle_rater
 from palate.datasets.shapes.world import Shape, render
 from palate.errors import UserError
+from palate.t2i.build.samples import sample_groups
 from palate.t2i.methods import MethodConfig, OnlineMethodConfig
+from palate.t2i.models.checkpoint import find_checkpoint
+from palate.t2i.models.model import TextToImageModel
+from palate.t2i.models.sampling import sampling_for
 
 sys.path.insert(0, str(Path(palate.__file__).parent / "benchmarks"))
 
-from method_data import Size, _captioned, _shuffled, caption_of, evaluation_prompts, evaluation_seeds, require_size
+from method_data import (
+    FIRST_SEED,
+    Size,
+    _against_stronger,
+    _captioned,
+    _shuffled,
+    caption_of,
+    evaluation_prompts,
+    evaluation_seeds,
+    require_size,
+)
 from method_entries import ENTRIES
 from method_online import within
 from method_run import BACKWARD, FORWARD, Trained, offline_recipe, train_offline
@@ -49,7 +64,10 @@ def test_no_sentence_is_used_for_the_search_and_for_the_report():
 
 def test_no_picture_is_drawn_from_the_same_seed_twice():
     size = Size()
-    drawn = [*range(size.groups * size.per_prompt), *range(3_000_000, 3_000_000 + size.error_groups * size.per_prompt)]
+    counts = {"errors": size.error_groups, "stronger": size.groups}
+    drawn = list(range(size.seed, size.seed + size.groups * size.per_prompt))
+    for part, groups in counts.items():
+        drawn += range(FIRST_SEED[part], FIRST_SEED[part] + groups * size.per_prompt)
     for part in ("search", "report"):
         drawn += evaluation_seeds(part, size).ravel().tolist()
     assert len(set(drawn)) == len(drawn)
@@ -61,6 +79,27 @@ def test_a_caption_is_the_prompt_where_it_is_true_and_else_what_is_seen():
     assert caption_of("an image of three squares", picture) == "an image of a red circle"
     two = Image.open(io.BytesIO(_png(Shape("cross", "red", 8, 8, 5), Shape("cross", "blue", 24, 24, 5))))
     assert caption_of("a photo of a cross and a square", two) == "a photo of two crosses"
+
+
+def test_a_stronger_winner_is_the_best_guided_picture_against_the_worst_of_the_models_own():
+    """Whatever is drawn: the pictures come from a sampler that a test can repeat, and the oracle tells the best."""
+    model = TextToImageModel(find_checkpoint("tiny-sdxl"))
+    prompts = ["a photo of a red circle", "a photo of a blue cross"]
+    weak = [Group(str(i), text, (b"best", b"worst"), (0.5, 0.0), seed=(1, 2)) for i, text in enumerate(prompts)]
+    size = Size(per_prompt=2, batch_size=4)
+    guided = sampling_for(model, 20, 4.0, batch_size=4)
+    drawn = list(sample_groups(model, prompts, 2, 4_000_000, guided, oracle_rater, "x"))
+    assert any(max(group.labels) > 0 for group in drawn)
+    wanted = [
+        (old.key, (new.candidates[new.labels.index(max(new.labels))], b"worst"), (max(new.labels), 0.0))
+        for old, new in zip(weak, drawn, strict=True)
+        if max(new.labels) > 0
+    ]
+    found = list(_against_stronger(model, weak, size))
+    assert [(group.key, group.candidates, group.labels) for group in found] == wanted
+    assert {(group.seed, group.model) for group in found} == {(None, None)}  # two samplers drew it
+    unbeaten = [replace(group, labels=(2.0, 1.0)) for group in weak]
+    assert list(_against_stronger(model, unbeaten, size)) == []
 
 
 def test_half_of_the_shuffled_groups_are_turned_round_and_nothing_else_changes():

@@ -157,6 +157,9 @@ def test_a_rivals_way_through_the_autoencoder_is_counted_in_its_chunks(drawing):
         choose_checkpointing(work, training_bytes(replace(work, rival=None), True))
     trip = flops_per_pair(work) - flops_per_pair(replace(work, rival=None))
     assert trip == pytest.approx((encoding.flops_forward + decoding.flops_forward) / 8, rel=1e-3)
+    # The rival is drawn, and so is not among what is prepared.
+    before, without = (estimate(one).preparation_tflops_per_pair * 1e12 for one in (work, replace(work, rival=None)))
+    assert without - before == pytest.approx(encoding.flops_forward / 8, rel=1e-3)
 
 
 def test_a_run_keeps_an_earlier_state_before_its_first_step_and_one_every_so_many(drawing):
@@ -325,6 +328,16 @@ def test_the_command_refuses_what_training_refuses_and_names_what_was_typed(monk
     with pytest.raises(UserError) as refused:
         estimate_command(arguments[0], arguments[1:])
     assert told in str(refused.value)
+
+
+def test_the_command_counts_the_earlier_states_of_the_whole_run(capsys):
+    from palate.cli.estimate import estimate_command
+
+    kept = []
+    for steps in (60, 61):
+        estimate_command("tiny-sdxl-seppo", [f"training.steps={steps}", "method.every=30"], as_json=True)
+        kept.append(json.loads(capsys.readouterr().out)["references_gib"])
+    assert kept[1] / kept[0] == pytest.approx(3 / 2)
 
 
 @pytest.mark.slow

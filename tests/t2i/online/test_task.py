@@ -64,6 +64,36 @@ def test_each_parts_graph_is_gone_before_the_next_is_made(method, recipe_for, ta
     assert left.count(0) >= task.parts
 
 
+def test_a_steps_graphs_take_as_many_bytes_as_one_parts_whatever_the_number_of_parts(
+    method, recipe_for, task_for, batch_of
+):
+    peaks = {}
+    for steps in (4, 12):
+        task = task_for(recipe_for("tiny-sdxl", method, method={"steps": steps}))
+        held, peak = 0, 0
+
+        def keep(tensor: torch.Tensor) -> Kept:
+            nonlocal held, peak
+            kept = Kept(tensor)
+            held += tensor.nbytes
+            peak = max(peak, held)
+            weakref.finalize(kept, let_go, tensor.nbytes)
+            return kept
+
+        def let_go(count: int) -> None:
+            nonlocal held
+            held -= count
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept.tensor):
+            for loss, _metrics in task.losses(batch_of(task, [0, 1])):
+                loss.backward()
+                del loss
+        peaks[task.parts] = peak
+    few, many = sorted(peaks)
+    assert many >= 2 * few
+    assert peaks[many] == pytest.approx(peaks[few], rel=0.01)
+
+
 def test_the_rollout_has_no_graph_and_the_losses_move_every_trained_weight(
     path, method, recipe_for, task_for, batch_of
 ):
