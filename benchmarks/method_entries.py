@@ -105,9 +105,7 @@ ENTRIES: dict[str, Entry] = {
     "dpo_hinge": Entry(_dpo(objective="hinge"), settings=_flow(50)),
     "dpo_anchored": Entry(_dpo(objective="anchored_dpo", anchor=30.0), settings=_flow(50, anchor=3.0)),
     "dpo_safeguard": Entry(_dpo(safeguard=0.6), settings=_flow(50)),
-    "dmpo": Entry(
-        {"name": "dmpo", "beta": 500}, settings={"tiny-sd3": {"beta": 25, "training": {"learning_rate": 5e-4}}}
-    ),
+    "dmpo": Entry({"name": "dmpo", "beta": 500}, settings=_flow(50)),
     "dspo": Entry(
         {"name": "dspo", "beta": 0.5},
         form="stronger",
@@ -117,24 +115,25 @@ ENTRIES: dict[str, Entry] = {
     ),
     "capo": Entry({"name": "capo", "beta": 100}, settings=_flow(50)),
     "dcpo_perturb": Entry({"name": "dcpo", "beta": 500}, form="perturb", settings=_flow(100)),
-    "tpo": Entry({"name": "tpo", "beta": 500}, form="tpo", settings=_flow(100)),
+    "tpo": Entry(
+        {"name": "tpo", "beta": 500},
+        form="tpo",
+        settings={"tiny-sd3": {"beta": 3000, "training": {"learning_rate": 2e-3}}},
+    ),
     "pnapo": Entry({"name": "pnapo", "beta": 5000, "label_scale": 0.2}, settings=_flow(500)),
     "diffusion_kto": Entry({"name": "diffusion_kto", "beta": 250}, settings=_flow(25)),
     "em_dpo": Entry({"name": "em_dpo", "beta": 500}, settings=_flow(50)),
     "seppo": Entry(
-        {"name": "seppo", "beta": 10, "every": 30, "steps": 4, "guidance": 1},
+        {"name": "seppo", "beta": 3, "every": 30, "steps": 2, "guidance": 1},
         form="stronger",
-        settings={
-            "tiny-sdxl": {"training": {"learning_rate": 1e-3}},
-            "tiny-sd3": {"beta": 1, "training": {"learning_rate": 5e-4}},
-        },
+        settings={"tiny-sdxl": _SLOW, "tiny-sd3": {"beta": 1, **_SLOW}},
         note="It learns from the winners alone, and draws the pictures to compare them with; the budget counts these. "
         "Where the winners are the model's own pictures (data groups) about half of its comparisons are flipped, and "
         "what is left is fine-tuning on one's own pictures, which loses.",
     ),
     "smpo": Entry(
         {"name": "inpo", "beta": 2000, "gamma": 1.0, "label_scale": 0.2, "corrections": 1, "eta": 0.0},
-        settings=_flow(50, eta=0.7),
+        settings={"tiny-sdxl": {"steps": 2}, **_flow(50, eta=0.7)},
     ),
     "dpo_stronger": Entry(_dpo(), form="stronger", settings=_flow(50)),
     "sft_stronger": Entry(

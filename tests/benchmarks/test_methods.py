@@ -124,7 +124,7 @@ def test_the_losers_caption_is_changed_and_the_winners_fits():
         ("mapo", 2 * 3, 16, 333),
         ("rank_dpo", 4 * 4, 8, 250),
         ("inpo", 2 * (4 + 5), 16, 111),
-        ("seppo", 2 * 4 + 4, 16, 166),
+        ("seppo", 2 * 4 + 2, 16, 200),
         ("sft", 1 * 3, 32, 333),
     ],
 )
