@@ -126,7 +126,7 @@ ENTRIES: dict[str, Entry] = {
     "seppo": Entry(
         {"name": "seppo", "beta": 3, "every": 30, "steps": 2, "guidance": 1},
         form="stronger",
-        settings={"tiny-sdxl": _SLOW, "tiny-sd3": {"beta": 1, **_SLOW}},
+        settings={"tiny-sdxl": _SLOW, "tiny-sd3": _SLOW},
         note="It learns from the winners alone, and draws the pictures to compare them with; the budget counts these. "
         "Where the winners are the model's own pictures (data groups) about half of its comparisons are flipped, and "
         "what is left is fine-tuning on one's own pictures, which loses.",
