@@ -20,7 +20,7 @@ from .judge_answers import quoted, read_marks
 from .judge_prompts import HIGH, LOW, PLAIN, RUBRICS, Rubric
 from .questions import fill, read_template
 from .reward import Failure, report_failure, require_pairs
-from .thoughts import conclusion, cut_off
+from .thoughts import conclusion, cut_off, require_room
 from .vlm import Answerer, open_vlm
 from .vlm_rows import ask_each
 
@@ -159,8 +159,7 @@ def open_judge(
             raise UserError(f"there is no rubric {rubric!r}; there are {', '.join(RUBRICS)}")
         rubric = RUBRICS[rubric]
     length = rubric.max_tokens if max_tokens is None else max_tokens
-    if length < 1:
-        raise UserError(f"max_tokens is {length}; it is 1 or more, as {rubric.max_tokens}")
+    require_room(length, rubric.max_tokens)
     rubric = replace(rubric, template=read_template(template, rubric.template), max_tokens=length)
     source = path or REPOSITORIES.get(rubric.name, REPOSITORIES["plain"])
     return Judge(open_vlm(source, processor, device, dtype), rubric, aspect, batch_size, name)

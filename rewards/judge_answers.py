@@ -23,8 +23,14 @@ _ASKED = re.compile(r"[?？]")
 _SCALE = r"(?:\s*\(\s*1\s*(?:-|–|to)\s*5\s*\))?"
 _NEXT_LINE = r"(?:\n[ \t]*(?!\d+[.)][ \t]))?"  # but no numbered list
 _NUMBER = r"([-+]?\d+(?:\.\d+)?)(?![\w%]|[.,]\d)"
-_SECOND_NUMBER = re.compile(r"\s*(?:\([^()]*\)\s*)?(?:[-–−~…,]|\.\.\.?|to|or|and|through)\s*\d|\s*=")  # 1 = bad
-_OUT_OF = re.compile(r"\s*(?:/|out\s+of)\s*(\d+(?:\.\d+)?)")
+_OF_FIVE = (
+    r"(?:[ \t]*(?:/[ \t]*5(?:\.0+)?(?![\w%]|[.,]\d)|\(1[ \t]*(?:-|–|to)[ \t]*5\)"
+    r"|\(?out[ \t]+of[ \t]+(?:5(?:\.0+)?(?!\w|\.\d)|five\b)\)?))?"
+)
+_NO_MARK = re.compile(  # 1 = bad, 4 %, 3...4, 4 points out of ten
+    r"[ \t]*(?:[=:：%％]|(?:\.\.+|…)[ \t]*\d|\(?(?:(?:points?|stars?)[ \t]+)?(?:out[ \t]+)?of\b)", re.I
+)
+_NEAR = 500  # characters before and after a mark that may tell what it means
 _CLAUSE_END = re.compile(r"[^\w\s'’]|(?<!\w)['’]")
 _BEFORE_A_MARK = re.compile(
     r"\s*\d*\s*(?:(?:and|so|thus|therefore|hence)\s+)?(?:(?:the|my)\s+)?(?:overall|final)?\s*", re.I
@@ -37,7 +43,7 @@ _LEAD = (
     r"(?:so|thus|hence|therefore|overall|finally|all\s+in\s+all|on\s+the\s+whole|to\s+conclude)\b[,:]?",
     r"in\s+(?:all|conclusion|summary|short|total|the\s+end)\b[,:]?",
 )
-_BEFORE_A_VERDICT = re.compile(rf"{_OPENING}(?P<lead>{'|'.join(_LEAD)})?{_OPENING}", re.I)
+_BEFORE_A_VERDICT = re.compile(rf"{_OPENING}(?:(?P<lead>{'|'.join(_LEAD)}){_OPENING})?", re.I)
 _DOUBT = re.compile(r"\s+(?:if|is|only|or|unless|when)\b", re.I)
 _BARE = re.compile(r"(?:\s+than\s+image\s+[12])?\W*", re.I)
 
@@ -46,10 +52,12 @@ def read_marks(answer: str, rubric: Rubric) -> dict[str, float]:
     """The mark of each of a rubric's aspects; NaN where the answer does not give exactly one from 1 to 5.
 
     Bold type, "4/5" and "4 out of 5" are understood; "4/10", "3-4", "80%" and two different marks are not, nor is one
-    within a sentence, a question or thoughts that do not end.
+    within a sentence, a question or thoughts that do not end, nor one whose sentence has another number: often that is
+    the scale.
     """
     plain = _plain(answer)
-    return {aspect: _read_mark(plain, label) for aspect, label in rubric.labels.items()}
+    any_label = re.compile("|".join(map(re.escape, rubric.labels.values())), re.I)
+    return {aspect: _read_mark(plain, label, any_label) for aspect, label in rubric.labels.items()}
 
 
 def read_verdict(answer: str) -> Verdict | None:
@@ -93,16 +101,16 @@ def _verdict(mention: re.Match[str]) -> Verdict:
     return "both" if mention["number"] is None else "first" if mention["number"] == "1" else "second"
 
 
-def _read_mark(plain: str, label: str) -> float:
-    pattern = rf"(?<![\w-]){re.escape(label)}{_SCALE}[ \t]*[:：=][ \t]*{_NEXT_LINE}[\[(<]?[ \t]*{_NUMBER}"
+def _read_mark(plain: str, label: str, any_label: re.Pattern[str]) -> float:
+    pattern = rf"(?<![\w-]){re.escape(label)}{_SCALE}[ \t]*[:：=][ \t]*{_NEXT_LINE}[\[(<]?[ \t]*{_NUMBER}{_OF_FIVE}"
     marks = set()
     for match in re.finditer(pattern, plain, re.IGNORECASE):
-        before = _CLAUSE_END.split(plain[: match.start()].rpartition("\n")[2])[-1]
-        rest = plain[match.end() :].split("\n", 1)[0]
-        if not _BEFORE_A_MARK.fullmatch(before) or _ASKED.search(_SENTENCE_END.split(rest)[0]):
+        before = _CLAUSE_END.split(plain[max(0, match.start() - _NEAR) : match.start()].rpartition("\n")[2])[-1]
+        rest = plain[match.end() : match.end() + _NEAR].split("\n", 1)[0]
+        sentence = _SENTENCE_END.split(rest, maxsplit=1)[0]
+        if not _BEFORE_A_MARK.fullmatch(before) or _ASKED.search(sentence):
             continue
-        scale = _OUT_OF.match(rest)
-        if _SECOND_NUMBER.match(rest) or (scale and float(scale[1]) != HIGH):
+        if _NO_MARK.match(rest) or re.search(r"\d", any_label.split(sentence, maxsplit=1)[0]):
             return math.nan
         marks.add(float(match[1]))
     mark = marks.pop() if len(marks) == 1 else math.nan

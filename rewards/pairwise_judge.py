@@ -20,7 +20,7 @@ from .judge_answers import quoted, read_verdict
 from .judge_prompts import PAIR
 from .questions import fill, read_template
 from .reward import Failure, report_failure, require_pairs
-from .thoughts import conclusion, cut_off
+from .thoughts import conclusion, cut_off, require_room
 from .vlm import Answerer, open_vlm
 from .vlm_rows import ask_each
 
@@ -146,7 +146,8 @@ def open_pairwise_judge(
         dtype: of the model.
 
     Raises:
-        UserError: model, processor or template cannot be read.
+        UserError: model, processor or template cannot be read, or `max_tokens` is below 1.
     """
+    require_room(max_tokens, PairwiseJudge.max_tokens)
     question = read_template(template, PAIR)
     return PairwiseJudge(open_vlm(path or REPOSITORY, processor, device, dtype), question, max_tokens, batch_size)

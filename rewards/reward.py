@@ -108,7 +108,7 @@ class BatchedReward(Reward, Protocol):
     """A judge that gains from many pairs in one call of `score`, and takes pictures as they are.
 
     Vision-language models, whose processors cut each picture to a size of its own. `batched` is True; a reward without
-    it, that is no `PixelReward` either, is called pair by pair.
+    it, that is no `PixelReward` either, is called pair by pair. Pictures may be read-only: copy one to write to it.
     """
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ..errors import UserError
+
 OPENED, CLOSED = "<think>", "</think>"
 
 
@@ -17,6 +19,12 @@ def conclusion(answer: str) -> str | None:
     """
     said = answer.rpartition(CLOSED)[2]
     return None if OPENED in said else said.rpartition("<answer>")[2].partition("</answer>")[0]
+
+
+def require_room(max_tokens: int, usual: int) -> None:
+    """Raises UserError: an answer has no room for a single token."""
+    if max_tokens < 1:
+        raise UserError(f"max_tokens is {max_tokens}; it is 1 or more, as {usual}")
 
 
 def cut_off(max_tokens: int) -> str:

@@ -97,22 +97,21 @@ def _is_hub_id(text: str) -> bool:
 
 
 def _download(repository: str, name: str, *others: str) -> Path:
+    """The first of the names that the hub has; where the hub is not reached, that its cache has."""
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError
 
-    try:
-        for other in others:
-            try:
-                return Path(hf_hub_download(repository, name))
-            except LocalEntryNotFoundError:  # the hub was not reached: whether it has the name nobody knows
-                raise
-            except EntryNotFoundError:
-                name = other
-        return Path(hf_hub_download(repository, name))
-    except MemoryError:
-        raise
-    except Exception as error:  # no network, no such file, no disk: the reasons are the hub's
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"{name} cannot be taken from {repository} on the hub ({reason}); download it and give its path"
-        ) from error
+    missing: Exception | None = None
+    for one in (name, *others):
+        try:
+            return Path(hf_hub_download(repository, one))
+        except MemoryError:
+            raise
+        except Exception as error:  # no network, no such file, no disk: the reasons are the hub's
+            missing = missing or error
+            if not isinstance(error, EntryNotFoundError):
+                break
+    reason = (str(missing).strip() or type(missing).__name__).splitlines()[0]
+    raise UserError(
+        f"{name} cannot be taken from {repository} on the hub ({reason}); download it and give its path"
+    ) from missing

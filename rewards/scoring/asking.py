@@ -61,8 +61,9 @@ def takes_batches(reward: Reward) -> bool:
 def input_of(reward: Reward, picture: Image.Image) -> Any:
     """What `judged` takes for a picture: prepared pixels `[3, h, w]`, or a picture.
 
-    Others must not see what a scorer draws on its picture. A function gets a copy at once, a scorer of batches when its
-    batch is judged, so that a block is in memory once; one of pixels only looks, at a picture that is read-only.
+    Others must not see what a scorer draws on its picture. A function gets a copy. A scorer of batches or of pixels
+    gets a read-only one, which takes no memory: Pillow copies it before it draws, and refuses to set single pixels
+    through `load()`. Only `frombytes` writes to what others see.
 
     Raises:
         OSError, ValueError: the picture cannot be prepared.
@@ -75,7 +76,7 @@ def input_of(reward: Reward, picture: Image.Image) -> Any:
 
 
 def _read_only(picture: Image.Image) -> Image.Image:
-    """The same pixels in memory, which Pillow copies before it draws on them."""
+    """The same pixels in memory, copied when they are drawn on."""
     if picture.mode in ("P", "PA", "L", "LA"):  # a palette is written without asking
         return picture.copy()
     shown = picture._new(picture.im)
@@ -117,7 +118,7 @@ def judged(
             with torch.inference_mode():
                 given = reward.score_pixels(prompts, (batch or PixelBatch()).of(inputs)).float().cpu().numpy()
         else:
-            media = [picture.copy() for picture in inputs] if takes_batches(reward) else inputs
+            media = [_read_only(picture) for picture in inputs] if takes_batches(reward) else inputs
             given = reward.score(prompts, media, failures)
         with np.errstate(over="ignore"):  # beyond float32 is no finite score
             scores = np.asarray(given).astype(np.float32)

@@ -1,3 +1,4 @@
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 import torch
 from torchvision.transforms import functional as tv
 
+from palate.rewards import resizing
 from palate.rewards.resizing import bicubic, bicubic_levels
 
 
@@ -32,7 +34,7 @@ def test_it_is_torchvisions_filter(shape, antialias):
     torch.testing.assert_close(found, wanted[:3], rtol=0, atol=1e-6)
 
 
-def test_a_result_stays_when_the_thread_resizes_another_picture():
+def test_a_result_stays_when_its_thread_resizes_another_picture():
     """The memory between the passes is used again, by calls within inference mode and by others."""
     first, second = torch.randint(0, 256, (2, 90, 60, 4), dtype=torch.uint8, generator=torch.manual_seed(0))
 
@@ -40,6 +42,7 @@ def test_a_result_stays_when_the_thread_resizes_another_picture():
         with torch.inference_mode():
             found = bicubic_levels(first, 30, 20, antialias=True)
             before = found.clone()
+        bicubic_levels(second, 30, 20, antialias=True)
         bicubic_levels(second, 60, 90, antialias=True)
         return found, before, bicubic_levels(first, 30, 20, antialias=True)
 
@@ -47,6 +50,25 @@ def test_a_result_stays_when_the_thread_resizes_another_picture():
         found, before, again = fresh.submit(in_turn).result()
     assert torch.equal(found, before)
     assert torch.equal(found, again)
+
+
+def test_threads_do_not_share_memory():
+    pictures = torch.randint(0, 256, (8, 600, 500, 4), dtype=torch.uint8, generator=torch.manual_seed(0))
+    alone = [bicubic_levels(picture, 112, 96, antialias=True) for picture in pictures]
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(3):
+            together = list(threads.map(lambda picture: bicubic_levels(picture, 112, 96, antialias=True), pictures))
+            assert all(map(torch.equal, together, alone))
+
+
+def test_the_memory_of_a_large_picture_is_let_go(monkeypatch):
+    monkeypatch.setattr(resizing, "_KEPT", 1000)
+    monkeypatch.setattr(resizing, "_thread", threading.local())
+    bicubic_levels(torch.zeros(90, 60, 4, dtype=torch.uint8), 30, 20, antialias=True)
+    assert not vars(resizing._thread)
+    monkeypatch.setattr(resizing, "_KEPT", 10**6)
+    bicubic_levels(torch.zeros(90, 60, 4, dtype=torch.uint8), 30, 20, antialias=True)
+    assert set(vars(resizing._thread)) == {"floats", "turned"}
 
 
 def test_two_pixels_of_one_by_hand():

@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,21 @@ def test_without_a_path_the_hub_is_asked(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
     with pytest.raises(UserError, match=r"x.pt cannot be taken from xswu/HPSv2 on the hub \(no network\); download it"):
         find_weights(None, "xswu/HPSv2", "x.pt")
+
+
+def test_offline_the_cache_is_asked_for_every_name(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    cached = tmp_path / "models--me--mine"
+    (cached / "snapshots/abc").mkdir(parents=True)
+    (cached / "snapshots/abc/trained.pt").touch()
+    (cached / "refs").mkdir()
+    (cached / "refs/main").write_text("abc")
+    offline = partial(huggingface_hub.hf_hub_download, cache_dir=tmp_path, local_files_only=True)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
+    assert find_weights("me/mine", "xswu/HPSv2", "x.pt", "trained.pt") == cached / "snapshots/abc/trained.pt"
+    with pytest.raises(UserError, match=r"x.pt cannot be taken from me/mine on the hub \(Cannot find the requested"):
+        find_weights("me/mine", "xswu/HPSv2", "x.pt", "y.pt")
 
 
 def test_a_hub_id_is_taken_where_nothing_has_its_name_here(tmp_path, monkeypatch):

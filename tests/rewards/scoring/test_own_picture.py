@@ -104,31 +104,65 @@ def test_scorers_that_change_their_picture_or_cut_it_change_nobody_elses(folder,
         assert found[name] == values, name
 
 
+def draw(picture: Image.Image) -> None:
+    """What Pillow makes a copy for, where the picture is read-only."""
+    if picture.mode in ("L", "P", "LA"):
+        picture.putpalette([9] * 768)
+    picture.putpixel((0, 0), picture.getpixel((8, 8)))
+    ImageDraw.Draw(picture).rectangle((0, 0, 4, 4), fill=1 if len(picture.getbands()) == 1 else None, outline=0)
+    picture.paste(picture.crop((4, 4, 9, 9)), (0, 0))
+    picture.thumbnail((2, 2))
+
+
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "LA", "RGBA", "CMYK"])
-@pytest.mark.parametrize("batched", [False, True])
-def test_whatever_is_written_to_a_picture_others_do_not_see_it(mode, batched):
+@pytest.mark.parametrize("kind", ["function", "batched", "pixels"])
+def test_whatever_is_drawn_on_a_picture_others_do_not_see_it(mode, kind):
     levels = np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8)
     picture = Image.fromarray(levels).convert("RGB").convert(mode)
     before = np.asarray(picture.convert("RGB"))
 
-    class Writing:
-        name, modality, differentiable = "writing", "image", False
+    class Drawing:
+        name, modality, differentiable, batched = "drawing", "image", False, True
+
+        def score(self, prompts, media, failures=None):
+            for shown in media:
+                draw(shown)
+            return np.ones(len(media))
+
+    class Function(Drawing):
+        batched = property()  # it has none
 
         def score(self, prompts, media, failures=None):
             for shown in media:
                 shown.load()[0, 0] = shown.load()[8, 8]
-                if mode in ("L", "P", "LA"):
-                    shown.putpalette([9] * 768)
                 shown.frombytes(bytes(len(shown.tobytes())))
-                shown.thumbnail((2, 2))
+            return super().score(prompts, media, failures)
+
+    class DrawingPixels(Pixels):
+        def prepare(self, picture):
+            draw(picture)
+            return torch.ones(3, 1, 1)
+
+    reward = {"function": Function, "batched": Drawing, "pixels": DrawingPixels}[kind]()
+    shown = [input_of(reward, picture) for _ in range(2)]
+    assert (shown[0] is picture) == (kind == "batched")  # a block of pictures is in memory once
+    assert judged(reward, ["", ""], shown) == [1.0, 1.0]
+    assert np.array_equal(np.asarray(picture.convert("RGB")), before)
+
+
+def test_a_scorer_of_batches_cannot_set_single_pixels_of_what_others_see():
+    picture = Image.new("RGB", (9, 9), "red")
+
+    class Writing:
+        name, modality, differentiable, batched = "writing", "image", False, True
+
+        def score(self, prompts, media, failures=None):
+            media[0].load()[0, 0] = (0, 0, 0)
             return np.ones(len(media))
 
-    if batched:
-        Writing.batched = True
-    shown = [input_of(Writing(), picture) for _ in range(2)]
-    assert (shown[0] is picture) == batched  # a block of pictures is in memory once
-    assert judged(Writing(), ["", ""], shown) == [1.0, 1.0]
-    assert np.array_equal(np.asarray(picture.convert("RGB")), before)
+    with pytest.raises(PalateError, match="the scorer writing failed"):
+        judged(Writing(), [""], [input_of(Writing(), picture)])
+    assert picture.getpixel((0, 0)) == (255, 0, 0)
 
 
 def test_scorers_of_pixels_look_at_one_memory():

@@ -7,6 +7,7 @@ from PIL import Image
 from palate.errors import UserError
 from palate.rewards.judge import REPOSITORIES, Judge, open_judge
 from palate.rewards.judge_prompts import RUBRICS, UNIFIEDREWARD_2, VISIONPREFER, Rubric
+from palate.rewards.pairwise_judge import open_pairwise_judge
 from palate.rewards.registry import open_reward
 from palate.rewards.reward import Failure, PixelReward, Reward
 from palate.rewards.vlm import Vlm
@@ -158,3 +159,7 @@ def test_thoughts_that_the_chat_template_opens_and_the_limit_cuts(qwen_folder):
 def test_opening_what_is_not_there(qwen_folder):
     with pytest.raises(UserError, match="no rubric 'x'; there are plain, unifiedreward, unifiedreward2, visionprefer"):
         open_judge(qwen_folder, rubric="x")
+    with pytest.raises(UserError, match="max_tokens is 0; it is 1 or more, as 32"):
+        open_judge(qwen_folder, max_tokens=0)
+    with pytest.raises(UserError, match="max_tokens is -1; it is 1 or more, as 512"):
+        open_pairwise_judge(qwen_folder, max_tokens=-1)

@@ -30,7 +30,11 @@ NONE = math.nan
         ("Final Score:\n4", 4),
         ("Final Score: 4\nAgain, Final Score: 4.0", 4),
         ("<think>Final Score: 1 or 2?</think><answer>Final Score: 2</answer>", 2),
-        ("Final Score: 4 (from 1 to 10)", 4),
+        ("Final Score: 4 (1-5)", 4),
+        ("Final Score: 4 (out of 5).", 4),
+        ("Final Score: 4 Out of five", 4),
+        ("Final Score: 4 - the colours are good", 4),
+        ("Final Score: 4 - of the colours, all are there", 4),
         ("So the final score: 4", 4),
         ("'Final Score: 4'", 4),
         ("1. Final Score: 4", 4),
@@ -156,13 +160,48 @@ def test_verdicts(answer, expected):
         "Final Score: 1 through 5",
         "Final Score: 4\u22125",
         "Final Score: 4\u20265",
+        "Final Score: 3\u20114",
+        "Final Score: 1 \u2014 5",
+        "Final Score: 4\uff5e5",
+        "Final Score: 1 TO 5",
+        "Final Score: 1 Or 5",
+        "Final Score: 4 (from 1 to 10)",
+        "Final Score: 4 Out of 10",
+        "Final Score: 4 (out of 10)",
+        "Final Score: 4 out of 50",
+        "Final Score: 4 out of ten",
+        "Final Score: 4 of 10",
+        "Final Score: 4 points out of ten",
+        "Final Score: 4 on a scale of 1 to 10",
+        "Final Score: 4 (scale: 1-10)",
+        "Final Score: 4/50",
+        "Final Score: 4/5.5",
+        "Final Score: 4 %",
+        "Final Score: 1 | 2 | 3 | 4 | 5",
+        "Final Score: 1: bad",
+        "Final Score: 1 - bad, 5 - good",
+        "Final Score: 1 [worst] to 5 [best]",
+        "Final Score: 1 (worst) / 5 (best)",
+        "Final Score: 1 is a failure and 5 could not be better",
     ],
 )
-def test_an_echoed_scale_is_no_mark(answer):
+def test_an_echoed_or_another_scale_is_no_mark(answer):
     assert math.isnan(read_marks(answer, UNIFIEDREWARD)["overall"])
 
 
-def test_runs_of_blanks_take_no_time():
+@pytest.mark.parametrize(
+    "answer",
+    [
+        " " * 20_000 + "foo Final Score: 4" + " " * 20_000,
+        "Final Score: 4 " * 1333,
+        "Final Score: 4. " * 1333,
+        "( " * 20_000 + "x Image 1 is better.",
+        "-" * 20_000 + "x Image 1 is better.",
+        "'" * 20_000 + "x Image 1 is better.",
+    ],
+)
+def test_answers_that_loop_take_no_time(answer):
     started = time.process_time()
-    read_marks(" " * 20_000 + "foo Final Score: 4" + " " * 20_000, UNIFIEDREWARD)
-    assert time.process_time() - started < 1
+    read_marks(answer, UNIFIEDREWARD)
+    verdict(answer)
+    assert time.process_time() - started < 0.5
