@@ -68,7 +68,7 @@ def align(recipe: Recipe, say: Say = print, advance: Advance | None = None) -> S
     method = recipe.method.build(_elements(model, recipe))
     known = validation_numbers(method, model.device) if recipe.data.holdout else ()
     fixed = ("training.micro_batch",) if method.over_batch else ()
-    say_lengthened(recipe, method, refuse(recipe, model, state.num_processes, known, fixed), say)
+    refuse(recipe, model, state.num_processes, known, fixed)
     if method.rival is None:
         say_rounding(recipe.model, say)
     resolution = recipe.data.resolution or model.resolution
@@ -123,10 +123,8 @@ def refuse(
     processes: int,
     numbers: Collection[str],
     fixed: Collection[str] = (),
-) -> dict[str, Any] | None:
+) -> None:
     """What would fail after hours of encoding or training is told before anything is written.
-
-    Returns the recipe that the run folder holds, if it holds a run.
 
     Args:
         numbers: the names of a validation's numbers.
@@ -138,7 +136,7 @@ def refuse(
     model.checkpoint.require_whole()
     _refuse_side(recipe, model)
     _ = model.process  # reads the scheduler's config
-    stored = require_same_recipe(RunFolder(folder), recipe.model_dump(mode="json"), fixed)
+    require_same_recipe(RunFolder(folder), recipe.model_dump(mode="json"), fixed)
     if recipe.model.attention == "xformers":
         require_xformers()
     if recipe.output.push_to:
@@ -148,20 +146,6 @@ def refuse(
     if recipe.data.cache is not None:
         require_folder(Path(recipe.data.cache).expanduser(), f"data.cache: the folder {recipe.data.cache}")
     refuse_early(training, folder, processes)
-    return stored
-
-
-def say_lengthened(recipe: Recipe, method: Method, stored: dict[str, Any] | None, say: Say) -> None:
-    """What is laid over `training.steps` moves where a run goes on with another number of them."""
-    before, now = ((stored or {}).get("training") or {}).get("steps"), recipe.training.steps
-    laid = {
-        "training.schedule": recipe.training.schedule != "constant",
-        "data.order": recipe.data.order == "curriculum",
-        "method.decay": "progress" in method.reads,
-    }
-    if before not in (None, now) and any(laid.values()):
-        moved = " and ".join(name for name, is_so in laid.items() if is_so)
-        say(f"training.steps was {before} and is {now}: for {moved} this is a run of {now} steps from here on")
 
 
 def say_rounding(config: ModelConfig, say: Say) -> None:

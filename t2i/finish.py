@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..datasets.converted import Say
-from ..training.run_folder import RunFolder, Summary
+from ..training.run_folder import RunFolder, Summary, stored_recipe
 from .hub import push_to_hub
 from .kohya import save_kohya
 from .model_card import write_model_card
@@ -23,6 +23,8 @@ def finish(
 ) -> None:
     """Complete the folder of final weights; what is there already is written again.
 
+    The card shows the recipe that the run folder keeps: of a run that is done the one at hand may ask otherwise.
+
     Args:
         data: the data's hash and counts, for the card.
     """
@@ -36,7 +38,7 @@ def finish(
         base_model=official(recipe.model.path),
         family=family.name,
         tuning=recipe.model.tuning,
-        recipe=recipe.model_dump(mode="json"),
+        recipe=stored_recipe(paths) or recipe.model_dump(mode="json"),
         data=data,
         metrics_file=paths.metrics,
         grids=_first_and_last(paths.samples),

@@ -87,7 +87,11 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     model: ModelConfig
     data: DataConfig
-    method: Annotated[MethodConfig, Field(discriminator="name")]
+    # `elsewhere`: methods whose recipes have another schema, named where a name is unknown.
+    method: Annotated[
+        MethodConfig,
+        Field(discriminator="name", json_schema_extra={"elsewhere": ["d3po", "reward_model", "spo", "step_aware"]}),
+    ]
     training: TrainingConfig = TrainingConfig()
     validation: ValidationConfig = ValidationConfig()
     output: OutputConfig

@@ -72,6 +72,11 @@ def latest(folder: Path) -> Path | None:
     return None
 
 
+def newest_step(folder: Path) -> int:
+    """The step of the newest checkpoint, looked at by its name alone; 0 without one."""
+    return max(map(step_of, _all(folder)), default=0)
+
+
 def verify(path: Path) -> str | None:
     """What is wrong with a checkpoint, or None."""
     try:

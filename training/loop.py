@@ -81,20 +81,25 @@ def train(task: Task, config: TrainingConfig, folder: Path, *, recipe: dict[str,
 
 def _look(paths: RunFolder, config: TrainingConfig, recipe: dict[str, Any]) -> tuple[Path | None, Summary | None]:
     """The checkpoint to go on from, and the summary if there is nothing left to do."""
-    run_folder.store_recipe(paths, recipe)
+    stored = run_folder.require_same_recipe(paths, recipe)
     remove_leftovers(paths.path)
     remove_leftovers(paths.checkpoints)
     found = checkpoint.latest(paths.checkpoints)
-    summary = run_folder.read_summary(paths)
+    summary, progress = run_folder.read_summary(paths), TrainingProgress(config.steps)
     if summary:
         history = [held_out(row) for row in read_metrics(paths.metrics) if held_out(row)]
         if summary.step >= config.steps or should_stop(history, config.early_stop):
-            TrainingProgress(config.steps).say(
+            fewer = f"for training.steps={config.steps} choose another output folder"
+            more = "for more, raise training.steps, or choose another output folder"
+            progress.say(
                 f"{paths.path} is finished: {summary.step} steps, the weights are in {paths.final}; "
-                "for more, raise training.steps, or choose another output folder"
+                f"{fewer if summary.step > config.steps else more}"
             )
-            return found, summary
+            return found, summary  # its recipe stays the one that it was trained by
         paths.summary.unlink()
+    if found and stored and (moved := run_folder.moved_by_length(stored, recipe)):
+        progress.say(moved)
+    run_folder.store_recipe(paths, recipe)
     return found, None
 
 

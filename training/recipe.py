@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,8 +10,8 @@ from pydantic import BaseModel, ValidationError
 
 from ..errors import UserError
 from .recipe_base import read_with_base
+from .recipe_fault import first_fault
 from .recipe_file import parse_yaml
-from .recipe_keys import allowed_keys, find_key, split_tags
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -46,7 +45,7 @@ def check_recipe(values: dict[str, Any], overrides: list[str], schema: type[Mode
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        raise UserError(_first_fault(error, schema, name)) from None
+        raise UserError(f"recipe {name}: {first_fault(error, values, schema)}") from None
 
 
 def dump_recipe(recipe: BaseModel | dict[str, Any]) -> str:
@@ -71,37 +70,3 @@ def _override(values: dict[str, Any], override: str) -> None:
             raise UserError(f"override {override!r}: {'.'.join(keys[:depth])} is {inner!r} and has no keys of its own")
         place = inner
     place[keys[-1]] = parse_yaml(text, f"override {override!r}")
-
-
-def _first_fault(error: ValidationError, schema: type[BaseModel], path: str) -> str:
-    # A misspelt key is often also a missing one: the unknown key is the cause, so it comes first.
-    faults = sorted(error.errors(include_url=False), key=lambda fault: fault["type"] != "extra_forbidden")
-    fault = faults[0]
-    keys = tuple(fault["loc"])
-    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-    dotted = ".".join(str(key) for key in keys)
-    if fault["type"] == "extra_forbidden":
-        return f"recipe {path}: {_unknown(schema, keys)}{more}"
-    if fault["type"] == "missing":
-        return f"recipe {path}: `{dotted}` is missing; give it a value{more}"
-    message = fault["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    if fault["type"] == "value_error":
-        return f"recipe {path}: {message}{more}"
-    return f"recipe {path}: `{dotted}` is {_short(fault['input'])}, but {message}{more}"
-
-
-def _unknown(schema: type[BaseModel], keys: tuple[str | int, ...]) -> str:
-    name, allowed = str(keys[-1]), allowed_keys(schema, keys[:-1]) + (["base"] if len(keys) == 1 else [])
-    place, member = split_tags(schema, keys[:-1])
-    typed = ".".join(map(str, (*place, name)))
-    near = next(iter(difflib.get_close_matches(name, allowed, n=1)), "") or find_key(schema, name)
-    guess = f"did you mean `{near}`? " if near not in ("", typed) else ""  # as typed, it is another member's
-    owner = f"`{'.'.join(map(str, place))}`" if place else "a recipe"
-    told = f"{member} has no such setting, it" if member else owner
-    return f"unknown key `{typed}`; {guess}{told} takes {', '.join(allowed)}"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

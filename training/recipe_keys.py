@@ -7,32 +7,37 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
+Place = tuple[str | int, ...]
+"""The location of a pydantic error."""
 
-def allowed_keys(schema: type[BaseModel], place: tuple[str | int, ...]) -> list[str]:
-    """Keys that the models at `place` take, where `place` is the location of a pydantic error."""
-    models = [schema]
+
+def allowed_keys(schema: type[BaseModel], place: Place) -> list[str]:
+    """Keys that the models at `place` take."""
+    return sorted({key for model in _models_at(schema, place) for key in model.model_fields})
+
+
+def member_names(schema: type[BaseModel], place: Place, key: str) -> tuple[list[str], list[str]]:
+    """What `key`, which chooses the member of a union at `place`, may be; and what it may be in other kinds of recipes,
+    where the recipe's field says so with `json_schema_extra={"elsewhere": [...]}`."""
+    here = [name for model in _models_at(schema, place) for name in get_args(model.model_fields[key].annotation)]
+    extra = schema.model_fields[str(place[0])].json_schema_extra if len(place) == 1 else None
+    elsewhere: Any = extra.get("elsewhere", []) if isinstance(extra, dict) else []
+    return sorted(here), sorted(elsewhere)
+
+
+def as_written(values: Any, place: Place) -> tuple[Place, str]:
+    """The place as it stands in `values`, without what pydantic puts in for members of unions, and the member that it
+    ends in; "" where it ends in none."""
+    written: list[str | int] = []
+    inner, member = values, ""
     for part in place:
-        inner = [model for outer in models for model in _models_of_key(outer, part)]
-        if inner:
-            models = inner
-        elif isinstance(part, str):  # the tag or the class name that pydantic puts in for a member of a union
-            models = [model for model in models if _tagged(model, part)] or models
-    return sorted({key for model in models for key in model.model_fields})
-
-
-def split_tags(schema: type[BaseModel], place: tuple[str | int, ...]) -> tuple[tuple[str | int, ...], str]:
-    """The place as a user writes it, without the tags that pydantic puts in for members of unions, and the member that
-    it ends in; "" where it ends in none."""
-    models, typed, tag = [schema], [], ""
-    for part in place:
-        if any(part in model.model_fields for model in models) or not isinstance(part, str):
-            typed.append(part)
-            models, tag = [inner for model in models for inner in _models_of_key(model, part)] or models, ""
-        elif members := [model for model in models if _tagged(model, part)]:
-            models, tag = members, part
+        inner = dict[Any, Any](enumerate(inner)) if isinstance(inner, list | tuple) else inner
+        if isinstance(inner, dict) and part in inner:
+            written.append(part)
+            inner, member = inner[part], ""
         else:
-            typed.append(part)
-    return tuple(typed), tag
+            member = str(part)
+    return tuple(written), member
 
 
 def find_key(schema: type[BaseModel], name: str) -> str:
@@ -50,6 +55,17 @@ def _all_keys(
         models = _models_in(field.annotation) if depth else []
         for model in models:
             yield from _all_keys(model, f"{prefix}{name}.", depth - 1, always and len(models) == 1)
+
+
+def _models_at(schema: type[BaseModel], place: Place) -> list[type[BaseModel]]:
+    models = [schema]
+    for part in place:
+        inner = [model for outer in models for model in _models_of_key(outer, part)]
+        if inner:
+            models = inner
+        elif isinstance(part, str):  # the tag or the class name that pydantic puts in for a member of a union
+            models = [model for model in models if _tagged(model, part)] or models
+    return models
 
 
 def _models_of_key(model: type[BaseModel], part: str | int) -> list[type[BaseModel]]:

@@ -118,11 +118,38 @@ def create(path: Path) -> RunFolder:
     return folder
 
 
-def store_recipe(folder: RunFolder, recipe: dict[str, Any]) -> bool:
-    """Write the resolved recipe; whether it is the one that was there. Raises what `require_same_recipe` raises."""
-    stored = require_same_recipe(folder, recipe)
+def store_recipe(folder: RunFolder, recipe: dict[str, Any]) -> None:
+    """Write the resolved recipe that a run goes on by, see `require_same_recipe`."""
     write_text(folder.recipe, dump_recipe(recipe))
-    return stored is not None and not _differences(stored, recipe)
+
+
+def stored_recipe(folder: RunFolder) -> dict[str, Any] | None:
+    """The recipe that the folder's run was trained by, if there is one. Raises UserError if it cannot be read."""
+    try:
+        stored = yaml.safe_load(folder.recipe.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):  # `create` says what a file in the way is
+        return None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{folder.recipe} cannot be read; choose another output folder, or remove this one") from error
+    if not isinstance(stored, dict):
+        raise UserError(f"{folder.recipe} is not a recipe; choose another output folder, or remove this one")
+    return stored
+
+
+def moved_by_length(stored: dict[str, Any], recipe: dict[str, Any]) -> str:
+    """What is laid over `training.steps` and moves with a run that goes on with another number of them, as a line for
+    the user; "" if nothing moves."""
+    old, new = _flat(stored), _flat(recipe)
+    before, now = old.get("training.steps"), new.get("training.steps")
+    laid = {
+        "training.schedule": new.get("training.schedule", "constant") != "constant",
+        "data.order": new.get("data.order") == "curriculum",
+        "method.decay": bool(new.get("method.decay")),
+    }
+    if before == now or not any(laid.values()):
+        return ""
+    moved = " and ".join(name for name, is_so in laid.items() if is_so)
+    return f"training.steps was {before} and is {now}: for {moved} this is a run of {now} steps from here on"
 
 
 def require_same_recipe(
@@ -135,7 +162,7 @@ def require_same_recipe(
 
     Raises UserError when the folder belongs to a run whose recipe differs in more than length, speed or display.
     """
-    stored = _read_recipe(folder)
+    stored = stored_recipe(folder)
     if stored is not None:
         free = _FREE - set(fixed)
         changed = [key for key in _differences(stored, recipe) if key not in free and not key.startswith("output")]
@@ -211,18 +238,6 @@ def read_summary(folder: RunFolder) -> Summary | None:
 def write_summary(folder: RunFolder, summary: Summary) -> None:
     """Mark the run finished."""
     write_json(folder.summary, {**asdict(summary), "folder": str(folder.path)})
-
-
-def _read_recipe(folder: RunFolder) -> dict[str, Any] | None:
-    try:
-        stored = yaml.safe_load(folder.recipe.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):  # `create` says what a file in the way is
-        return None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{folder.recipe} cannot be read; choose another output folder, or remove this one") from error
-    if not isinstance(stored, dict):
-        raise UserError(f"{folder.recipe} is not a recipe; choose another output folder, or remove this one")
-    return stored
 
 
 def _differences(stored: dict[str, Any], recipe: dict[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...errors import UserError
 from .family import Family
-from .hub_ids import hint, official
+from .hub_ids import NO_FLUX, hint, is_counted_only, official
 from .sd1 import SD1
 from .sd2 import SD2
 from .sd3 import SD3
@@ -111,6 +111,8 @@ def find_checkpoint(
         path = str(Path(__file__).parents[1] / "tiny" / BUILT_IN[path])
     if path.startswith("~"):
         path = str(Path(path).expanduser())  # diffusers would take the `~` for a folder's name
+    if is_counted_only(path):
+        raise UserError(f"{path}: {NO_FLUX}")
     path = official(path)
     index = _read_json(path, "model_index.json", revision)
     pipeline = index.get("_class_name", "?")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 HUB_IDS: dict[str, tuple[str, ...]] = {
@@ -21,6 +22,8 @@ HUB_IDS: dict[str, tuple[str, ...]] = {
     "flux-dev": ("black-forest-labs/FLUX.1-dev",),
 }
 """By palate's name: the official id first, then mirrors with the same configuration."""
+NO_FLUX = "palate neither trains Flux nor draws with it; `palate estimate flux-dev` counts it"
+_COUNTED_ONLY = "flux-dev"
 
 
 def official(path: str) -> str:
@@ -28,13 +31,39 @@ def official(path: str) -> str:
     return HUB_IDS[path][0] if path in HUB_IDS and not Path(path).exists() else path
 
 
+def is_counted_only(path: str) -> bool:
+    """Whether a path is a name or hub id of a checkpoint whose architecture is known and which palate does not open."""
+    return path in (_COUNTED_ONLY, *HUB_IDS[_COUNTED_ONLY]) and not Path(path).exists()
+
+
 def hint(path: str, built_in: Iterable[str]) -> str:
-    """For a message about a checkpoint that is not found: which of palate's names was meant, or stands for it."""
+    """For a message about a checkpoint that is not found: which of palate's names stands for it or was meant, else all
+    of them; nothing where a hub id was."""
     if name := next((name for name, ids in HUB_IDS.items() if path == ids[0]), None):
         return f" ({name} for short)"
-    plain = {_plain(name): name for name in (*HUB_IDS, *built_in)}
-    near = difflib.get_close_matches(_plain(path), plain, n=1, cutoff=0.7)
-    return f" (did you mean {plain[near[0]]}?)" if near else ""
+    plain = _plain(path)
+    if "/" in path:
+        return ""
+    if plain.startswith("flux"):
+        return f" ({NO_FLUX})"
+    names = {_plain(name): name for name in (*HUB_IDS, *built_in) if name != _COUNTED_ONLY}
+    if near := _near(plain, names):
+        return f" (did you mean {' or '.join(near)}?)"
+    return f" (palate's names are {', '.join(names.values())})"
+
+
+def _near(plain: str, names: Mapping[str, str]) -> list[str]:
+    """The name itself, those that begin so, or one of the same generation and about the same length."""
+    if plain in names:
+        return [names[plain]]
+    begun = [name for key, name in names.items() if len(plain) > 2 and key.startswith(plain)]
+    alike = [key for key in names if _generation(key) == _generation(plain) and abs(len(key) - len(plain)) < 3]
+    return begun or [names[key] for key in difflib.get_close_matches(plain, alike, n=1, cutoff=0.75)]
+
+
+def _generation(plain: str) -> str:
+    """`3` of `sd35medium`; nothing of `sdxl`."""
+    return "".join(re.findall(r"\d", plain)[:1])
 
 
 def _plain(name: str) -> str:

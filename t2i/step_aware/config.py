@@ -40,9 +40,11 @@ class PairsConfig(DataConfig):
     ties: Literal["drop", "keep"] = "keep"
 
     @model_validator(mode="after")
-    def _captions_stay(self) -> PairsConfig:
+    def _only_what_has_an_effect(self) -> PairsConfig:
         if self.caption_dropout:
             raise ValueError("data.caption_dropout has no effect on a step-aware preference model; leave it out")
+        if self.order != "random":
+            raise ValueError("data.order has no effect on a step-aware preference model; leave it out")
         return self
 
 

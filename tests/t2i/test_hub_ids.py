@@ -17,6 +17,8 @@ from palate.t2i.models.hub_ids import HUB_IDS, official
 
 ROOT = Path(__file__).parents[2]
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
+FLUX = "palate neither trains Flux nor draws with it; `palate estimate flux-dev` counts it"
+LIST = "palate's names are sd1.5, sd2.1, sd2.1-base, sdxl, sd3-medium, sd3.5-medium, sd3.5-large, tiny-sdxl, tiny-sd3"
 
 
 @pytest.fixture
@@ -89,8 +91,19 @@ def test_the_hub_is_silent_while_it_does_not_answer(monkeypatch, caplog):
         ("SD-3.5 medium", "SD-3.5 medium (did you mean sd3.5-medium?), and it is no hub id"),
         ("tiny-sdlx", "tiny-sdlx (did you mean tiny-sdxl?), and"),
         ("sdxl", f"{SDXL} (sdxl for short), and"),
+        ("SD3.5", "SD3.5 (did you mean sd3.5-medium or sd3.5-large?), and"),
+        ("sd2", "sd2 (did you mean sd2.1 or sd2.1-base?), and"),
+        ("sd1.4", "sd1.4 (did you mean sd1.5?), and"),
+        ("sd2.0-base", "sd2.0-base (did you mean sd2.1-base?), and"),
+        ("sd4", f"sd4 ({LIST}), and"),
+        ("sdxl-dpo", f"sdxl-dpo ({LIST}), and"),
+        ("kolors", f"there is no folder kolors ({LIST}), and"),
         ("nobody/nothing", "there is no folder nobody/nothing, and"),
-        ("kolors", "there is no folder kolors, and"),
+        ("sd3.5-large-turbo", f"sd3.5-large-turbo ({LIST}), and"),
+        ("flux", f"there is no folder flux ({FLUX}), and"),
+        ("FLUX.1 schnell", f"FLUX.1 schnell ({FLUX}), and"),
+        ("flux-dev", f"flux-dev: {FLUX}"),
+        ("black-forest-labs/FLUX.1-dev", f"black-forest-labs/FLUX.1-dev: {FLUX}"),
     ],
 )
 def test_a_name_that_is_nearly_one_of_ours_is_told(monkeypatch, tmp_path, given, told):

@@ -9,14 +9,17 @@ import pytest
 import yaml
 
 from palate.errors import UserError
+from palate.rewards.learn.recipe import RewardModel, RewardRecipe
 from palate.t2i.align import align
-from palate.t2i.methods import MethodConfig
+from palate.t2i.methods import MethodConfig, OnlineMethodConfig
 from palate.t2i.models.architectures import find_architecture, latent_shape, require_side
+from palate.t2i.online.recipe import OnlineRecipe
 from palate.t2i.recipe import Recipe
 from palate.t2i.recipes import copy_recipe, recipe_file, shipped
 from palate.t2i.recipes.whole import whole_text
+from palate.t2i.step_aware.config import StepAwareMethod
 from palate.training.order import Shares
-from palate.training.recipe import load_recipe
+from palate.training.recipe import check_recipe, load_recipe
 
 METHODS = {config.model_fields["name"].default for config in get_args(MethodConfig)}
 NAMES = [recipe.name for recipe in shipped() if recipe.method in METHODS]
@@ -135,3 +138,44 @@ def test_copying_never_overwrites(tmp_path):
 def test_a_name_that_is_nearly_right_is_guessed():
     with pytest.raises(UserError, match="did you mean tiny-sdxl-dpo"):
         recipe_file("tiny-sdxl-dop")
+
+
+def test_an_unknown_method_is_told_with_those_of_every_kind_of_run():
+    judges = {get_args(kind.model_fields["name"].annotation)[0] for kind in (RewardModel, StepAwareMethod)}
+    online = {config.model_fields["name"].default for config in get_args(OnlineMethodConfig)}
+    values = {"model": {"path": "x", "kind": "clip"}, "data": {"path": "x"}, "output": {"folder": "x"}}
+    names = ", ".join(sorted(METHODS | judges | online))
+    for given, guess in (("reward-model", "reward_model"), ("dpo", "diffusion_dpo or em_dpo or rank_dpo"), ("ppo", "")):
+        with pytest.raises(UserError) as refused:
+            check_recipe({**values, "method": {"name": given, "loss": "btt"}}, [], Recipe, "mine.yaml")
+        asked = f"did you mean {guess}? " if guess else ""
+        told = f"recipe mine.yaml: `method.name`: there is no method {given}; {asked}the methods are {names}"
+        assert str(refused.value) == told
+    assert {recipe.method for recipe in shipped()} <= METHODS | judges | online
+
+
+@pytest.mark.parametrize(
+    ("schema", "sections", "told"),
+    [
+        (Recipe, {"method": {"name": "pnapo", "decay": 2}}, "`method.decay` is 2, but"),
+        (OnlineRecipe, {"method": {"name": "spo", "judge": {"name": 3}}}, "`method.judge.name` is 3, but"),
+        (
+            OnlineRecipe,
+            {"method": {"name": "spoo"}},
+            "`method.name`: there is no method spoo; the methods are d3po, spo",
+        ),
+        (RewardRecipe, {"model": {"kind": "vlm", "lora": {"rank": 0}}}, "`model.lora.rank` is 0, but"),
+        (
+            RewardRecipe,
+            {"model": {"kind": "clap"}},
+            "`model.kind`: there is no kind clap; the kinds are blip, clip, vlm",
+        ),
+        (RewardRecipe, {"model": {"path": "x"}}, "`model.kind` is missing; the kinds are blip, clip, vlm"),
+    ],
+)
+def test_a_mistake_is_told_by_the_path_that_the_user_wrote(schema, sections, told):
+    method = {"name": "reward_model", "loss": "btt"}
+    values = {"model": {"path": "x"}, "data": {"path": "x"}, "method": method, "output": {"folder": "x"}}
+    with pytest.raises(UserError) as refused:
+        check_recipe({**values, **sections}, [], schema, "mine.yaml")
+    assert str(refused.value).startswith(f"recipe mine.yaml: {told}")

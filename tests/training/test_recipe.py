@@ -24,7 +24,7 @@ class Kto(BaseModel):
 class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid")
     model: str
-    method: Annotated[Dpo | Kto, Field(discriminator="name")] = Dpo()
+    method: Annotated[Dpo | Kto, Field(discriminator="name", json_schema_extra={"elsewhere": ["online_dpo"]})] = Dpo()
     training: TrainingConfig = TrainingConfig()
 
 
@@ -73,7 +73,28 @@ def test_dump_is_read_back_the_same(tmp_path: Path) -> None:
             ["unknown key `method.beta`; kto has no such setting, it takes desirable, name"],
         ),
         ("model: a\nmethod: {name: kto, desirabel: 3}", [], ["`method.desirabel`; did you mean `desirable`? kto"]),
-        ("model: a\nmethod: {name: kot}", [], ["`method` is", "'dpo', 'kto'"]),
+        (
+            "model: a\nmethdo: {}\nmethod: {name: odd, beta: 3}",
+            [],
+            ["`method.name`: there is no method odd; the methods are dpo, kto, online_dpo"],
+        ),
+        ("model: a\nmethod: {name: DPOO}", [], ["no method DPOO; the methods are"]),  # as near to DPO as others are
+        ("model: a\nmethod: {name: onlin-dpo}", [], ["no method onlin-dpo; did you mean online_dpo? the methods"]),
+        ("model: a\nmethod: {name: online}", [], ["there is no method online; did you mean online_dpo? the methods"]),
+        ("model: a\nmethod: {name: KTO}", [], ["there is no method KTO; did you mean kto? the methods are"]),
+        (
+            "model: a\nmethod: {name: online_dpo}",
+            [],
+            ["`method.name`: online_dpo is a method of another kind of recipe; this one takes dpo, kto"],
+        ),
+        ("model: a\nmethod: {name: 3}", [], ["`method.name`: there is no method 3; the methods are"]),
+        ("model: a\nmethod: {beta: 3}", [], ["`method.name` is missing; the methods are dpo, kto, online_dpo"]),
+        ("model: a\nmethod: {name: }", [], ["`method.name` is missing; the methods are dpo, kto, online_dpo"]),
+        ("model: a\nmethod: dpo", [], ["`method` is 'dpo', but input should be keys and their values"]),
+        ("model: a\ntraining: [1]", [], ["`training` is [1], but input should be keys and their values"]),
+        ("model: a\nmethod: {name: kto, desirable: x}", [], ["`method.desirable` is 'x', but"]),
+        ("model: a\nmethod: {name: kto, desirable: x}\ntraining: {steps: 0}", [], ["(and 1 more)"]),
+        ("model: a\ntraining: {optimizer: {betas: 3}}", [], ["`training.optimizer.betas` is 3, but", "a list"]),
         ("model: a\ntraining: {steps: many}", [], ["`training.steps` is 'many', but", "integer"]),
         ("model: a\ntraining: {steps: 0}", [], ["`training.steps` is 0, but", "greater than 0"]),
         ("model: a\ntraining: {precision: fp8}", [], ["`training.precision` is 'fp8', but", "'no', 'bf16' or 'fp16'"]),
@@ -101,6 +122,11 @@ def test_mistakes_are_told_in_one_line(
     message = fault(tmp_path, text, *overrides)
     for part in parts:
         assert part in message
+
+
+def test_a_value_of_either_kind_is_one_mistake(tmp_path: Path) -> None:
+    told = fault(tmp_path, "model: a\ntraining: {gradient_checkpointing: 3}")
+    assert told.endswith("`training.gradient_checkpointing` is 3, but input should be 'auto' or true or false")
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:

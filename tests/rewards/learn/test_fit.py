@@ -97,6 +97,24 @@ def test_interrupted_and_resumed_it_ends_in_the_same_weights(clip_folder, groups
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_another_number_of_steps(clip_folder, groups, tmp_path, capsys):
+    """Longer, it says what the schedule makes of it; shorter than it is, all stays as it was."""
+
+    def start(steps: int) -> tuple[int, str]:
+        summary, _ = run(tmp_path, clip_folder, groups, f"training.steps={steps}", "training.schedule=linear")
+        return summary.step, capsys.readouterr().out
+
+    start(1)
+    steps, out = start(2)
+    assert steps == 2
+    assert "training.steps was 1 and is 2: for training.schedule this is a run of 2 steps from here on" in out
+    before = (tmp_path / "run/recipe.yaml").read_text()
+    steps, out = start(1)
+    assert steps == 2
+    assert "is finished: 2 steps" in out
+    assert (tmp_path / "run/recipe.yaml").read_text() == before
+
+
 @pytest.mark.parametrize("loss", ["hpsv2", "imagereward", "btt"])
 def test_every_loss_trains(loss, clip_folder, groups, tmp_path):
     summary, said = run(tmp_path, clip_folder, groups, f"method.loss={loss}", "training.steps=20", "data.holdout=0")

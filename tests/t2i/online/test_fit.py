@@ -81,3 +81,23 @@ def test_every_weight_can_be_trained_and_the_result_is_a_pipeline(method, recipe
     card = (summary.final / "README.md").read_text()
     assert method in card
     assert "groups" in card
+
+
+def test_another_number_of_steps(recipe_for, tmp_path, capsys):
+    """Longer, it says what the schedule makes of it; shorter than it is, all stays as it was."""
+
+    def start(steps: int) -> tuple[int, str]:
+        summary = align_online(recipe_for("tiny-sdxl", "d3po", training={"steps": steps, "schedule": "linear"}), quiet)
+        return summary.step, capsys.readouterr().out
+
+    start(1)
+    steps, out = start(2)
+    assert steps == 2
+    assert "training.steps was 1 and is 2: for training.schedule this is a run of 2 steps from here on" in out
+    files = [tmp_path / "run/recipe.yaml", tmp_path / "run/final/README.md"]
+    before = [file.read_text() for file in files]
+    steps, out = start(1)
+    assert steps == 2
+    assert "is finished: 2 steps" in out
+    assert "training.steps=1" in out
+    assert [file.read_text() for file in files] == before

@@ -41,6 +41,24 @@ def test_a_resumed_run_equals_the_uninterrupted_one(recipe_for, tmp_path):
     assert (resumed.final / FILE).read_bytes() == (whole.final / FILE).read_bytes()
 
 
+def test_another_number_of_steps(recipe_for, tmp_path, capsys):
+    """Longer, it says what the schedule makes of it; shorter than it is, all stays as it was."""
+
+    def start(steps: int) -> tuple[int, str]:
+        summary = fit_step_aware(recipe_for(training={"steps": steps, "schedule": "linear"}), quiet)
+        return summary.step, capsys.readouterr().out
+
+    start(1)
+    steps, out = start(2)
+    assert steps == 2
+    assert "training.steps was 1 and is 2: for training.schedule this is a run of 2 steps from here on" in out
+    before = (tmp_path / "run/recipe.yaml").read_text()
+    steps, out = start(1)
+    assert steps == 2
+    assert "is finished: 2 steps" in out
+    assert (tmp_path / "run/recipe.yaml").read_text() == before
+
+
 def test_frozen_blocks_stay_and_the_time_is_trained(recipe_for, start):
     validating = {"validate_every": 2, "early_stop": {"metric": "accuracy_t251"}}
     method = {"train": {"text": 1, "vision": 1}, "evaluate_at": [0, 251]}
@@ -91,6 +109,7 @@ def test_ties_are_kept_unless_the_recipe_says_otherwise(recipe_for, shape_groups
         ("method", {"evaluate_at": [1001]}, "evaluate_at"),
         ("method", {"evaluate_at": []}, "evaluate_at"),
         ("data", {"caption_dropout": 0.1}, "caption_dropout has no effect"),
+        ("data", {"order": "curriculum"}, "data.order has no effect"),
         ("training", {"compile": True}, "compile has no effect"),
         ("model", {"tuning": "lora"}, "tuning"),
     ],
