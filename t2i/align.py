@@ -34,12 +34,13 @@ from .grid import save_grid
 from .hub import check_can_push
 from .memory import choose_checkpointing
 from .method import Method
-from .models.architectures import find_architecture, require_side
+from .models.architectures import find_architecture
 from .models.checkpoint import find_checkpoint
 from .models.family import Conditions
 from .models.model import TextToImageModel, require_xformers
 from .models.policy import FullPolicy, LoraPolicy, Policy
 from .models.sampling import sampling_for
+from .models.sides import require_side
 from .online.recipe import OnlineRecipe
 from .plan import Plan
 from .prepare import Advance, Say, prepare

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..training.count_cache import remember
-from .models.architectures import latent_shape
+from .models.sides import latent_shape
 from .workload import Workload
 
 if TYPE_CHECKING:

@@ -17,11 +17,12 @@ from ..errors import UserError
 from ..training.processes import process_state
 from .fingerprint import lora_fingerprint, whole_fingerprint
 from .generate import generate
-from .models.architectures import find_architecture, require_side
+from .models.architectures import find_architecture
 from .models.checkpoint import find_checkpoint
 from .models.hub_ids import official
 from .models.model import TextToImageModel, quiet
 from .models.sampling import Sampling, sampling_for
+from .models.sides import require_side
 
 _SPARED = "repair it, move it away, or name another --out (its pictures are left alone)"
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from ..errors import UserError
 from .batches import PROMPTS_AT_ONCE, pictures_at_once
 from .counts import count_decoding, count_encoding, count_reference, count_sizes, count_step, count_text, vae_bytes
-from .models.architectures import latent_shape
+from .models.sides import latent_shape
 from .workload import Workload, settled_dtype
 
 GIB = 2**30

@@ -11,10 +11,11 @@ import diffusers
 import torch
 from torch import Tensor, nn
 
-from .architectures import Architecture, Part, latent_shape
+from .architectures import Architecture, Part
 from .checkpoint import FAMILIES
 from .family import Conditions, Family
 from .sd3 import SD3
+from .sides import latent_shape
 
 _META = torch.device("meta")
 

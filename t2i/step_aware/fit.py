@@ -30,9 +30,10 @@ from ...training.run_folder import (
 from ..cache import TensorCache
 from ..fingerprint import training_fingerprint
 from ..method import Method
-from ..models.architectures import find_architecture, require_side
+from ..models.architectures import find_architecture
 from ..models.checkpoint import find_checkpoint
 from ..models.model import TextToImageModel, require_xformers
+from ..models.sides import require_side
 from ..plan import Plan
 from ..prepare import Advance, Prepared, open_store, prepare
 from ..sources import LiveSource

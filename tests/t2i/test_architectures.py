@@ -6,13 +6,7 @@ import torch
 from palate.diffusion import rectified_flow_from_config, variance_preserving
 from palate.diffusion.variance_preserving import CLEAN_TIME
 from palate.errors import UserError
-from palate.t2i.models.architectures import (
-    ARCHITECTURES,
-    architecture_at_hand,
-    find_architecture,
-    latent_shape,
-    read_architecture,
-)
+from palate.t2i.models.architectures import ARCHITECTURES, architecture_at_hand, find_architecture, read_architecture
 from palate.t2i.models.checkpoint import FAMILIES, Checkpoint, find_checkpoint
 from palate.t2i.models.meta import (
     build_network,
@@ -23,6 +17,7 @@ from palate.t2i.models.meta import (
     make_inputs,
 )
 from palate.t2i.models.policy import LoraPolicy, LoraSettings
+from palate.t2i.models.sides import latent_shape
 from palate.training.counting import count_forward
 
 MILLION = 1e6

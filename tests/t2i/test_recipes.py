@@ -12,7 +12,8 @@ from palate.errors import UserError
 from palate.rewards.learn.recipe import RewardModel, RewardRecipe
 from palate.t2i.align import align
 from palate.t2i.methods import MethodConfig, OnlineMethodConfig
-from palate.t2i.models.architectures import find_architecture, latent_shape, require_side
+from palate.t2i.models.architectures import find_architecture
+from palate.t2i.models.sides import latent_shape, require_side
 from palate.t2i.online.recipe import OnlineRecipe
 from palate.t2i.recipe import Recipe
 from palate.t2i.recipes import copy_recipe, recipe_file, shipped

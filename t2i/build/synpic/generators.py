@@ -15,11 +15,12 @@ from ....datasets.digest import digest
 from ....datasets.provenance import provenance
 from ....errors import UserError
 from ...fingerprint import lora_fingerprint, whole_fingerprint
-from ...models.architectures import find_architecture, require_side
+from ...models.architectures import find_architecture
 from ...models.checkpoint import Checkpoint, find_checkpoint
 from ...models.hub_ids import official
 from ...models.model import TextToImageModel
 from ...models.sampling import Sampling, sampling_for
+from ...models.sides import require_side
 
 
 @dataclass(frozen=True)
