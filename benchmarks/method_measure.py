@@ -77,7 +77,8 @@ class _AsItIs:
 
 
 def _errors(model: TextToImageModel, network: nn.Module, data: Path) -> dict[str, float]:
-    method = SFT().build(elements=1)  # its metrics are the plain errors of best and worst
+    # Of best and worst its metrics are the plain errors.
+    method = replace(SFT().build(elements=1), candidates=2)
     config = DataConfig(path=str(data / "errors"), cache=str(data / "cache"))
     ready = prepare(model, config, method, seed=0, say=lambda line: None)
     drawn = ready.train.subset([i for _ in range(_ERROR_DRAWS) for i in range(len(ready.train))])

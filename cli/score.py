@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from ..rewards.scorer import Scorer
     from ..rewards.scoring.batch import Scored
+    from ..rewards.scoring.rows import Rows
 
     Passes = Sequence[Callable[[], Sequence[Scorer]]]
 
@@ -88,7 +89,7 @@ def score_command(
             f"{rows.unread} is not read: it has no column image or file_name, and is no table of groups", err=True
         )
     if service is None:
-        _require_prompts(names, rows.has_prompts, images)
+        _require_prompts(names, rows, images)
     from ..rewards.scoring.batch import score_in_passes
     from .stages import stages
 
@@ -121,13 +122,14 @@ def _asked(service: str, names: list[str], token: str | None) -> Passes:
     return [lambda: scorers]
 
 
-def _require_prompts(names: list[str], has_prompts: bool, images: str) -> None:
+def _require_prompts(names: list[str], rows: Rows, images: str) -> None:
     from ..errors import UserError
     from ..rewards.scorer import needing_prompts
 
     needing = needing_prompts(names)
-    if needing and not has_prompts:
-        raise UserError(f"{images} has no prompts, and {', '.join(needing)} need them; give --prompts FILE or COLUMN")
+    if needing and not rows.has_prompts:
+        what = rows.how_to_prompt("give --prompts FILE or COLUMN")
+        raise UserError(f"{images} has no prompts, and {', '.join(needing)} need them; {what}")
 
 
 def _tell(done: Scored, say: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -71,11 +72,14 @@ def inspect(data: bytes, min_side: int = MIN_SIDE) -> tuple[int, int]:
     return size
 
 
-def first_fault(group: Group, min_side: int = MIN_SIDE) -> str | None:
-    """Why the group cannot be used, such as `candidate 1: truncated`, or None when all its pictures are sound."""
-    for index, data in enumerate(group.candidates):
+def first_fault(group: Group, min_side: int = MIN_SIDE, places: Sequence[int] | None = None) -> str | None:
+    """Why the group cannot be used, such as `candidate 1: truncated`, or None when all its pictures are sound.
+
+    Only the candidates at `places` are looked at, if these are given.
+    """
+    for index in range(group.size) if places is None else places:
         try:
-            inspect(data, min_side)
+            inspect(group.candidates[index], min_side)
         except UnreadableImageError as error:
             return f"candidate {index}: {error}"
     return None

@@ -157,13 +157,18 @@ def make_plan(
         raise UserError(f"data.pairs is all, and {method.name} does not take pairs; leave it out")
     chunks, rows, rankings, captioned = [], [], 0, 0
     fingerprint, sizes, foreigners = [], set[int](), set[str]()
-    for number, (group, fault) in enumerate(ordered_map(first_fault, store, default_workers())):
+
+    def look(whole: Group) -> tuple[Group, set[str], str | None]:
+        others = {model for model in whole.model or () if model and "seeds" in method.requires and foreign(model)}
+        places = _places_without(others, whole, method, ties)
+        return whole.take(places) if others else whole, others, first_fault(whole, places=places)
+
+    for number, (_, (group, others, fault)) in enumerate(ordered_map(look, store, default_workers())):
         if on_group:
             on_group(1)
-        others = {model for model in group.model or () if model and "seeds" in method.requires and foreign(model)}
-        group = _without(others, group)
-        foreigners |= others
         reason = _unusable(group, fault, method, ties, resolution, others)
+        if reason is None or reason[0] == ANOTHER_FAMILY:
+            foreigners |= others
         if reason:
             log.add(group.key, *reason)
             continue
@@ -188,10 +193,12 @@ def make_plan(
     return Plan(table, dict(log.counts), rankings, digest(*fingerprint), captioned, tuple(sorted(foreigners)))
 
 
-def _without(models: set[str], group: Group) -> Group:
-    """The group without these models' candidates; whole where no two of different labels would remain."""
+def _places_without(models: set[str], group: Group, method: Method, ties: str) -> Sequence[int]:
+    """The places of the candidates that none of these models drew; all where a method could not use what remains."""
     own = [place for place, model in enumerate(group.model or ()) if model not in models]
-    return group.take(own) if models and len({group.labels[place] for place in own}) > 1 else group
+    if not models or len(own) < max(1, method.fewest) or (group.take(own).is_tie and ties == "drop"):
+        return range(group.size)
+    return own
 
 
 def _unusable(
@@ -208,11 +215,11 @@ def _unusable(
         return TOO_FEW, f"{group.size}, {method.name} needs {method.fewest}"
     if group.is_tie and ties == "drop":
         return TIE, ""
+    if others := sorted(foreign.intersection(group.model or ())):
+        return ANOTHER_FAMILY, " and ".join(others)
     found = {"captions": group.captions is not None, "seeds": None not in (group.seed or (None,))}
     if lacking := next((LACKS[wanted] for wanted in sorted(method.requires) if not found[wanted]), None):
         return lacking, ""
-    if others := sorted(foreign.intersection(group.model or ())):
-        return ANOTHER_FAMILY, " and ".join(others)
     if "seeds" in method.requires and resolution is not None:
         sizes = {image_size(candidate) for candidate in group.candidates}
         if sizes != {(resolution, resolution)}:

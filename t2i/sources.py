@@ -15,6 +15,7 @@ from torch import Tensor
 from ..datasets.digest import digest
 from ..datasets.store import GroupStore
 from ..errors import PalateError
+from .batches import pictures_at_once
 from .cache import TensorCache
 from .framing import View, frame
 from .models.family import Conditions, Framing
@@ -108,9 +109,10 @@ class LiveSource:
         }
 
     def finish(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Encode pixels and prompts."""
+        """Encode pixels, a few pictures at once, and prompts."""
         pixels = batch["pixels"]
-        mean, std = self.model.encode_images(pixels.flatten(0, 1))
+        parts = pixels.flatten(0, 1).split(pictures_at_once(self.resolution))
+        mean, std = map(torch.cat, zip(*map(self.model.encode_images, parts), strict=True))
         shape = (*pixels.shape[:2], *mean.shape[1:])
         sizes = self.model.family.size_conditions(batch["framings"])
         conditions = self.model.encode_prompts(batch["prompts"]) | {k: v.to(mean.device) for k, v in sizes.items()}

@@ -177,7 +177,8 @@ def require_labelling(
     _require_room(source, Path(out).expanduser(), mode)
     rows = open_rows(source, prompts)
     if not rows.has_prompts:
-        raise UserError(f"{source} has no prompts, and a group is one prompt's pictures; name a file or a column")
+        what = rows.how_to_prompt("name a file or a column")
+        raise UserError(f"{source} has no prompts, and a group is one prompt's pictures; {what}")
     return rows
 
 

@@ -184,7 +184,8 @@ def _require(scorers: Sequence[Scorer], labels: Sequence[Label], rows: Rows, sha
         )
     needing = [scorer.name for scorer in scorers if scorer.needs_prompts]
     if needing and not rows.has_prompts:
-        raise UserError(f"{rows.source} has no prompts, and {', '.join(needing)} need them; name a file or a column")
+        what = rows.how_to_prompt("name a file or a column")
+        raise UserError(f"{rows.source} has no prompts, and {', '.join(needing)} need them; {what}")
 
 
 def _terms(labels: Sequence[Label], upright: bool, here: Mapping[str, str]) -> dict[str, Terms]:

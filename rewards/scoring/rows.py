@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ class Rows:
     skipped      groups that could not be read, in the first pass
     folder       of groups, as one of which a table in it would be read
     unread       the table beside pictures, that is no list of them
+    tables       other tables among pictures, of which none is read unasked
     """
 
     source: str
@@ -60,6 +61,17 @@ class Rows:
     skipped: SkipLog = field(default_factory=SkipLog)
     folder: Path | None = None
     unread: Path | None = None
+    tables: tuple[Path, ...] = ()
+
+    def how_to_prompt(self, otherwise: str) -> str:
+        """What a message says to do where prompts are missing: `otherwise`, unless there are tables to choose from."""
+        if not self.tables:
+            return otherwise
+        named, more = ", ".join(map(str, self.tables[:3])), len(self.tables) - 3
+        return (
+            "its tables are read where one is named, in place of the folder or as its prompts: "
+            f"{named}{f' and {more} more' if more > 0 else ''}"
+        )
 
 
 def open_rows(source: str | Path, prompts: str | Path | None = None) -> Rows:
@@ -96,7 +108,8 @@ def _open(path: Path, source: str, column: str | None) -> Rows:
         if alone is not None and (not files or column is not None or _lists(alone)):
             return _table(alone, column)
         if files:
-            return replace(_pictures(source, files, path, column), unread=alone)
+            others = sorted(file for file in below if file.suffix.lower() in TABLES and file != alone)
+            return replace(_pictures(source, files, path, column, others), unread=alone)
         if tables or any(file.suffix == ".parquet" for file in below):
             return replace(_groups(source), folder=path)
         raise UserError(f"{source} holds no images; {_LISTED}")
@@ -145,16 +158,17 @@ def _is_row(file: Path) -> bool:
     return file.is_file() or (file.is_symlink() and not file.exists())
 
 
-def _pictures(source: str, files: list[Path], root: Path, column: str | None) -> Rows:
-    if column is not None:
-        raise UserError(f"the prompts {column!r} are no file, and {source} has no columns; give a file")
-
+def _pictures(source: str, files: list[Path], root: Path, column: str | None, tables: Sequence[Path] = ()) -> Rows:
     def read() -> Iterator[Row]:
         for file in files:
             name = file.relative_to(root).as_posix()
             yield Row(name, name, None, file)
 
-    return Rows(source, read, has_prompts=False)
+    rows = Rows(source, read, has_prompts=False, tables=tuple(tables))
+    if column is not None:
+        what = rows.how_to_prompt("give a file")
+        raise UserError(f"the prompts {column!r} are no file, and {source} has no columns; {what}")
+    return rows
 
 
 def _groups(source: str) -> Rows:

@@ -26,4 +26,4 @@ class SFT(MethodSettings):
         from ...objectives import sft
         from ..method import Method
 
-        return Method(name=self.name, objective=sft, fewest=1, needs_reference=False)
+        return Method(name=self.name, objective=sft, candidates=1, fewest=1, needs_reference=False)

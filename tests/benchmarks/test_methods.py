@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
@@ -15,11 +16,13 @@ from PIL import Image
 
 import palate
 from palate.datasets.group import Group
+from palate.datasets.parquet import write_groups
 from palate.datasets.shapes.prompts import is_held_out
 from palate.datasets.shapes.raters import oracle_rater
 from palate.datasets.shapes.world import Shape, render
 from palate.errors import UserError
 from palate.t2i.build.samples import sample_groups
+from palate.t2i.gallery import load_lora
 from palate.t2i.methods import MethodConfig, OnlineMethodConfig
 from palate.t2i.models.checkpoint import find_checkpoint
 from palate.t2i.models.model import TextToImageModel
@@ -39,6 +42,7 @@ from method_data import (
     require_size,
 )
 from method_entries import ENTRIES
+from method_measure import _errors
 from method_online import within
 from method_run import BACKWARD, FORWARD, Trained, offline_recipe, train_offline
 from method_step import _compared, method_of, write_rankings
@@ -150,6 +154,20 @@ def test_the_budget_is_what_a_run_asks_of_the_network(name, tmp_path, monkeypatc
     trained = train_offline(replace(job, evaluations=2 * per_group * 4 // k), tmp_path, tmp_path / "run")
     assert trained.steps == 2
     assert sum(evaluations) == trained.counted
+
+
+def test_errors_are_those_of_the_best_and_of_the_worst(tmp_path):
+    """Noise is harder to denoise than a picture, whichever of the two is called the better one."""
+    noise, buffer = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8), io.BytesIO()
+    Image.fromarray(noise).save(buffer, "PNG")
+    pair, model = (_png(RED_CIRCLE), buffer.getvalue()), TextToImageModel(find_checkpoint("tiny-sdxl"))
+    ratios = []
+    for number, labels in enumerate(((1.0, 0.0), (0.0, 1.0))):
+        write_groups([Group("0", "a photo of a red circle", pair, labels)], tmp_path / f"{number}/errors")
+        found = _errors(model, load_lora(model, None).unet, tmp_path / str(number))
+        ratios.append(found["loser_error"] / found["winner_error"])
+    assert ratios[0] > 1.2
+    assert ratios[1] < 1 / 1.2
 
 
 def test_steps_are_taken_off_until_the_budget_holds_them():

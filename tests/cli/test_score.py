@@ -152,3 +152,16 @@ def test_a_table_that_is_no_list_of_the_pictures_is_told_and_not_read(score):
     assert err.startswith("pictures/notes.jsonl is not read: it has no column image or file_name")
     code, _, err = score("pictures", "--with", "pickscore")
     assert (code, "notes.jsonl is not read" in err, "pictures has no prompts" in err) == (2, True, True)
+
+
+def test_tables_that_are_passed_over_are_named_where_prompts_are_needed(score):
+    for name in ("metadata.csv", "other.csv"):
+        Path("pictures", name).write_text("file_name,text\n")
+    Path("pictures/images.jsonl").unlink()
+    code, _, err = score("pictures", "--with", "pickscore")
+    tables = "pictures/metadata.csv, pictures/other.csv"
+    assert code == 2
+    assert err.splitlines() == [
+        "palate: pictures has no prompts, and pickscore need them; its tables are read where one is named, in place of "
+        f"the folder or as its prompts: {tables}"
+    ]

@@ -25,11 +25,9 @@ from .sentence import Sentence, Slot
 from .strength import STRENGTHS, share_of
 from .word_edits import Edit, apply_edits, cased, words_of
 
-_DIRECTED = frozenset(
-    ["in", "at", "to", "from", "by", "for", "into", "onto", "through", "than", "who", "which", "where"]
-)
-"""Words on whose two sides things cannot change places without a change of what is said."""
-_OPENERS = (_DIRECTED - {"than"}) | {"and", "or", "but", "with", "as", "while", "during"}
+_DIRECTED = frozenset(["in", "at", "to", "from", "for", "into", "onto", "through", "than", "who", "which", "where"])
+"""Words on whose two sides things cannot change places without a change of what is said; by may mean beside."""
+_OPENERS = (_DIRECTED - {"than"}) | {"by", "and", "or", "but", "with", "as", "while", "during"}
 """Words that open a phrase which can be left out."""
 _PAIRS = 5_000  # of unknown words that are looked at: those of the first hundred
 
@@ -133,10 +131,10 @@ class _Draft:
     def _partners(self) -> dict[Slot, Slot]:
         """For an attribute, another of its class with another noun; exchanged, the nouns have each other's."""
         found: dict[Slot, Slot] = {}
-        borne = {slot: noun for slot in self.sentence.known if (noun := self.sentence.noun_of(slot)) is not None}
+        borne = {slot: nouns for slot in self.sentence.known if (nouns := self.sentence.nouns_of(slot))}
         for one, other in combinations(borne, 2):
             senses = self.sentence.known[one], self.sentence.known[other]
-            if senses[0].kind == senses[1].kind and senses[0] != senses[1] and borne[one] != borne[other]:
+            if senses[0].kind == senses[1].kind and senses[0] != senses[1] and borne[one].isdisjoint(borne[other]):
                 found.setdefault(one, other)
                 found.setdefault(other, one)
         return found

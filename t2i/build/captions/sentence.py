@@ -51,9 +51,9 @@ class Sentence:
         return found
 
     @cached_property
-    def known_places(self) -> frozenset[int]:
-        """The numbers of the words that the lexicon has."""
-        return frozenset(place for slot in self.known for place in range(slot.first, slot.last + 1))
+    def kinds(self) -> dict[int, str]:
+        """The classes of the words that the lexicon has, by their numbers."""
+        return {place: sense.kind for slot, sense in self.known.items() for place in range(slot.first, slot.last + 1)}
 
     def is_bound(self, slot: Slot) -> bool:
         """Whether the next word has need of this one: a rose before "garden" is no flower, and nobody sits a book."""
@@ -72,7 +72,7 @@ class Sentence:
     def is_unknown_noun(self, place: int) -> bool:
         """Whether a word stands alone where a noun does: after a determiner or attributes, and before no other word."""
         word, follows = self.words[place], place + 1
-        taken = place in self.kept or place in self.known_places or self._kind(word) is not None
+        taken = place in self.kept or place in self.kinds or self._kind(word) is not None
         if taken or not word.counts or word.may_be_verb:
             return False
         if place == 0 or not self.gap(place).isspace():
@@ -86,13 +86,22 @@ class Sentence:
         part_of_name = {None, *self.lexicon.nouns, *self.lexicon.attributes}
         return not after.counts or self._kind(after) not in part_of_name or after.may_be_verb
 
-    def noun_of(self, slot: Slot) -> str | None:
-        """The word right after an attribute, which has it; None where none follows, or the slot is no attribute."""
-        follows = slot.last + 1
-        if self.known[slot].kind not in self.lexicon.attributes or follows == len(self.words):
-            return None
-        word = self.words[follows]
-        return word.lower if word.counts and self.gap(follows).isspace() else None
+    def nouns_of(self, slot: Slot) -> frozenset[str]:
+        """The words after an attribute that may name what has it, its other attributes passed over: pink fluffy sky.
+
+        Empty where none follows, or the slot is no attribute.
+        """
+        if self.known[slot].kind not in self.lexicon.attributes:
+            return frozenset()
+        found = set[str]()
+        for place in range(slot.last + 1, len(self.words)):
+            word, kind = self.words[place], self.kinds.get(place)
+            named = kind in self.lexicon.nouns or (kind is None and word.counts and not word.may_be_verb)
+            if not self.gap(place).isspace() or not (named or kind in self.lexicon.attributes):
+                break
+            if named:
+                found.add(word.lower)
+        return frozenset(found)
 
     def written(self, slot: Slot) -> str:
         """The words of a slot as the text has them."""

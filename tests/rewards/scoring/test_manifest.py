@@ -34,6 +34,8 @@ def write(file: Path, rows: list[dict]) -> None:
     elif file.suffix == ".csv":
         lines = [list(rows[0]), *(row.values() for row in rows)]
         file.write_text("\n".join(",".join(map(str, line)) for line in lines))
+    elif file.suffix == ".json":
+        file.write_text(json.dumps({row["file_name"]: row["text"] for row in rows}))
     else:
         file.write_text("\n".join(map(json.dumps, rows)))
 
@@ -103,6 +105,32 @@ def test_a_table_that_is_no_list_does_not_stand_in_the_pictures_way(folder, tmp_
         file.unlink()
     with pytest.raises(UserError):  # without pictures it is the table that was meant
         list(open_rows(folder).read())
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["metadata.csv", "other.jsonl"], "{0}/metadata.csv, {0}/other.jsonl"),
+        (["deep/metadata.csv"], "{0}/deep/metadata.csv"),
+        (["captions.json"], "{0}/captions.json"),
+        ([f"{number}.csv" for number in range(5)], "{0}/0.csv, {0}/1.csv, {0}/2.csv and 2 more"),
+    ],
+)
+def test_tables_that_are_passed_over_are_named_where_prompts_are_needed(folder, tmp_path, names, told):
+    for name in names:
+        write(folder / name, METADATA)
+    score_images(folder, [width()], tmp_path / "out")  # needs none
+    ending = f"are read where one is named, in place of the folder or as its prompts: {told.format(folder)}"
+    needing = scorer_of(from_function("sum", lambda prompt, image: image.width + len(prompt)))
+    for ask in (
+        lambda: score_images(folder, [needing], tmp_path / "two"),
+        lambda: label_images(folder, [needing], tmp_path / "groups"),
+        lambda: open_rows(folder, "text"),
+    ):
+        with pytest.raises(UserError) as error:
+            ask()
+        assert str(error.value).endswith(f"; its tables {ending}")
+    assert open_rows(folder, folder / names[0]).has_prompts
 
 
 def test_a_list_that_is_cut_off_is_not_passed_over(folder):

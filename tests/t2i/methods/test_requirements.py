@@ -10,14 +10,14 @@ import pytest
 
 from palate.datasets.group import Group
 from palate.datasets.parquet import write_groups
-from palate.datasets.skips import SkipLog
+from palate.datasets.skips import UNREADABLE, SkipLog
 from palate.datasets.store import GroupStore
 from palate.errors import UserError
 from palate.t2i.build.synpic.generators import Generator
 from palate.t2i.methods import DCPO, PNAPO, TPO, CaPO, DiffusionDPO, RankDPO
 from palate.t2i.models.checkpoint import find_checkpoint
 from palate.t2i.models.model import TextToImageModel
-from palate.t2i.plan import Plan, make_plan
+from palate.t2i.plan import ANOTHER_FAMILY, LACKS, TIE, Plan, make_plan
 from palate.t2i.prepare import _of_another_family, prepare
 from palate.t2i.recipe import DataConfig
 
@@ -105,6 +105,37 @@ def test_of_a_ranking_only_the_pictures_of_another_family_are_left_out(groups, t
     assert plan.foreign == (other,)
     every, _ = look("all")
     assert [every[i].seeds for i in range(len(every))] == [(6, 5), (6, 7), (5, 7)]
+
+
+def test_a_foreign_picture_takes_nothing_from_the_pictures_of_the_runs_own_model(groups, tmp_path):
+    """Neither one that cannot be read, nor one beside a tie that is to be kept."""
+    own, other, third = "tiny-sd3", "tiny-sdxl", "tiny-sdxl + loras/one"
+    pair, cut = groups[0].candidates, groups[1].candidates[0][:60]
+    models, seeds = (own, other, own), (5, None, 6)
+    mixed = [
+        Group("cut", "p", (pair[0], cut, pair[1]), (0.2, 0.9, 0.7), seed=seeds, model=models),
+        Group("tie", "p", (pair[0], pair[1], pair[1]), (0.5, 0.9, 0.5), seed=seeds, model=models),
+        Group("own", "p", (*pair, cut), (0.2, 0.9, 0.7), seed=(5, 7, 6), model=(own, third, own)),
+        Group("told", "p", (pair[0], cut, pair[1]), (0.5, 0.9, 0.7), seed=(5, 6, None), model=(own, third, own)),
+        Group("all", "p", pair, (0.5, 0.5), seed=(5, 6), model=(other, other)),
+    ]
+    write_groups(iter(mixed), tmp_path / "set")
+
+    def look(ties: str) -> tuple[Plan, SkipLog]:
+        log, foreign = SkipLog(), partial(_of_another_family, "sd3")
+        return make_plan(GroupStore(tmp_path / "set"), PNAPO().build(1), ties, log, None, 32, foreign=foreign), log
+
+    kept, log = look("keep")
+    assert [(kept[i].row, kept[i].seeds) for i in range(len(kept))] == [(0, (6, 5)), (1, (5, 6))]
+    reasons = {"own": UNREADABLE, "told": LACKS["seeds"], "all": ANOTHER_FAMILY}
+    assert {skipped.key: skipped.reason for skipped in log.examples} == reasons
+    assert log.examples[0].detail.startswith("candidate 2: ")  # as it stands in the data
+    assert kept.foreign == (other,)
+    dropped, log = look("drop")
+    assert [dropped[i].row for i in range(len(dropped))] == [0]
+    reasons |= {"tie": ANOTHER_FAMILY, "all": TIE}
+    assert {skipped.key: skipped.reason for skipped in log.examples} == reasons
+    assert dropped.foreign == (other,)
 
 
 def test_a_set_that_lacks_this_and_that_is_told_of_by_what_is_true(groups, tmp_path):

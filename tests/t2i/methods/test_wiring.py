@@ -192,7 +192,7 @@ def look(lab, task, draws: str, k: int) -> Seen:
         assert task.method.rival == rival
         clean, conditions = task._with_rivals(rival, clean, batch)
     kept = [sorted(LABELS[visit.index], reverse=True) for visit in VISITS]
-    labels = torch.tensor([row if k == 3 else (row[0], row[-1]) for row in kept], dtype=torch.float64)
+    labels = torch.tensor([row if k == 3 else (row[0], row[-1])[:k] for row in kept], dtype=torch.float64)
     assert clean.shape[:2] == (2, k)
 
     def ask(network, noisy: Tensor, times: Tensor) -> Tensor:
@@ -354,7 +354,7 @@ CASES = {
         "source",
     ),
     "seppo": (SePPO(beta=100, steps=2, guidance=2.5, every=7), lambda s: seppo(s, 100)),
-    "sft": (SFT(), lambda s: s.error[:, 0].mean()),
+    "sft": (SFT(), lambda s: s.error[:, 0].mean(), 1, "shared"),
 }
 
 

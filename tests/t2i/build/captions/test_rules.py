@@ -110,11 +110,38 @@ def test_unknown_nouns_do_not_change_places_across_a_relation_that_is_replaced()
     assert {outcome.split()[1] for outcome in outcomes} == {"quokka"}
 
 
+def test_unknown_nouns_do_not_change_places_where_they_stand_beside_each_other():
+    assert all(RulePerturber("strong", seed).perturb("a quokka by a numbat") is None for seed in range(30))
+
+
 def test_nouns_exchange_their_attributes():
     outcomes = {perturbed("a red cube and a blue ball", "weak", seed) for seed in range(60)}
     assert "a blue cube and a red ball" in outcomes
     together = {perturbed("red and blue balloons", "weak", seed) for seed in range(60)}
     assert "blue and red balloons" not in together
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a pink purple sky",
+        "a red majestic green dragon",
+        "a young happy old sad man",
+        "a red furry, blue cat",
+        "a red ball against a blue ball",
+    ],
+)
+def test_what_one_thing_has_changes_no_places(text):
+    """A purple pink sky is a pink purple one, and so it is across unknown words that are the thing's too."""
+    words = set(re.findall(r"\w+", text))
+    outcomes = {perturbed(text, strength, seed) for strength in STRENGTHS for seed in range(60)}
+    assert all(set(re.findall(r"\w+", outcome)) - words - {"a", "an"} for outcome in outcomes)
+
+
+def test_things_of_several_attributes_exchange_them():
+    outcomes = {perturbed("a big red dog beside a tiny blue sports car", "weak", seed) for seed in range(60)}
+    assert any(re.match(r"a tiny \w+ \w+ .+ a big \w+ sports", outcome) for outcome in outcomes)
+    assert any(re.match(r"an? \w+ blue \w+ .+ an? \w+ red sports", outcome) for outcome in outcomes)
 
 
 def test_what_is_changed_first():
