@@ -102,6 +102,14 @@ def test_what_is_done_goes_with_what_it_is_done_to(prompt, pattern, strength):
     assert all(new and new != prompt and re.fullmatch(pattern, new) for new in outcomes), outcomes
 
 
+@pytest.mark.parametrize("prompt", ["a bird flying along a wall", "a man eating alone", "a boy reading outdoors"])
+def test_a_word_that_nothing_is_done_to_leaves_the_action_free(prompt):
+    action = prompt.split()[2]
+    outcomes = {RulePerturber("strong", seed).perturb(prompt) for seed in range(40)}
+    assert all(new and prompt.split()[3] in new.split() for new in outcomes)
+    assert any(new and action not in new.split() for new in outcomes), outcomes
+
+
 def test_kept_words_by_hand():
     def kept(text: str) -> list[str]:
         words = words_of(text)
