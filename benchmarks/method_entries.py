@@ -99,6 +99,10 @@ ENTRIES: dict[str, Entry] = {
         },
         note="It learns from pictures that it draws of the same prompts while it trains, and the oracle judges the "
         "finished ones. The budget counts its rollouts too.",
+        why={
+            "tiny-sd3": "d3po hears of finished pictures alone, and its rollouts take most of the budget: few steps "
+            "remain to learn in. Learning rate, beta, eta, clip, pictures, sampling steps and batches were searched."
+        },
         way=ONLINE,
     ),
     "dpo_ipo": Entry(_dpo(objective="ipo", beta=50), settings=_flow(10)),
@@ -119,6 +123,10 @@ ENTRIES: dict[str, Entry] = {
         {"name": "tpo", "beta": 500},
         form="tpo",
         settings={"tiny-sd3": {"beta": 3000, "training": {"learning_rate": 2e-3}}},
+        why={
+            "tiny-sd3": "tpo never sees one picture against another, only one under two captions; on the tiny SD3 a small "
+            "beta loses much and a large one moves little. beta and learning rate were searched."
+        },
     ),
     "pnapo": Entry({"name": "pnapo", "beta": 5000, "label_scale": 0.2}, settings=_flow(500)),
     "diffusion_kto": Entry({"name": "diffusion_kto", "beta": 250}, settings=_flow(25)),
@@ -142,6 +150,15 @@ ENTRIES: dict[str, Entry] = {
         control=False,
         settings={"tiny-sd3": {"training": {"learning_rate": 2e-3}}},
     ),
-    "sft": Entry({"name": "sft"}, form="winners", control=False),
+    "sft": Entry(
+        {"name": "sft"},
+        form="winners",
+        control=False,
+        why=dict.fromkeys(
+            MODELS,
+            "sft denoises pictures that the model itself drew in a few steps and without guidance, and comes to draw "
+            "as they look, at every learning rate that was tried; from better winners it gains (sft_stronger).",
+        ),
+    ),
 }
 """By the row's name."""
