@@ -124,8 +124,8 @@ ENTRIES: dict[str, Entry] = {
         form="tpo",
         settings={"tiny-sd3": {"beta": 3000, "training": {"learning_rate": 2e-3}}},
         why={
-            "tiny-sd3": "tpo never sees one picture against another, only one under two captions; on the tiny SD3 a small "
-            "beta loses much and a large one moves little. beta and learning rate were searched."
+            "tiny-sd3": "tpo never sees one picture against another, only one under two captions; on the tiny SD3 a "
+            "small beta loses much and a large one moves little. beta and learning rate were searched."
         },
     ),
     "pnapo": Entry({"name": "pnapo", "beta": 5000, "label_scale": 0.2}, settings=_flow(500)),
