@@ -16,19 +16,21 @@ from .thoughts import conclusion
 Verdict = Literal["first", "second", "both"]
 
 _MARKUP = re.compile(r"[*_`#]")
+_ASCII = str.maketrans({"。": ".\n", "！": "!\n", "？": "?\n"} | dict(zip("：；，／（）％＝", ":;,/()%=", strict=True)))
 _BLANKS, _LINES = re.compile(r"[^\S\n]+"), re.compile(r"(?: ?\n ?)+")
 _SENTENCE_END = re.compile(r"\n|(?<=[.!?])(?=[\"'”’)\]]*(?:\s|$))")
-_ASKED = re.compile(r"[?？]")
 
-_SCALE = r"(?:\s*\(\s*1\s*(?:-|–|to)\s*5\s*\))?"
+_ONE_TO_FIVE = r"1[ \t]*(?:-|–|to)[ \t]*5"
+_SCALE = rf"(?:\s*\(\s*{_ONE_TO_FIVE}\s*\))?"
 _NEXT_LINE = r"(?:\n[ \t]*(?!\d+[.)][ \t]))?"  # but no numbered list
 _NUMBER = r"([-+]?\d+(?:\.\d+)?)(?![\w%]|[.,]\d)"
 _OF_FIVE = (
-    r"(?:[ \t]*(?:/[ \t]*5(?:\.0+)?(?![\w%]|[.,]\d)|\(1[ \t]*(?:-|–|to)[ \t]*5\)"
-    r"|\(?out[ \t]+of[ \t]+(?:5(?:\.0+)?(?!\w|\.\d)|five\b)\)?))?"
+    rf"(?:[ \t]*(?:/[ \t]*5(?:\.0+)?(?![\w%]|[.,]\d)|[\[(][ \t]*{_ONE_TO_FIVE}(?:[ \t]+scale)?[ \t]*[\])]"
+    rf"|[\[(]?on[ \t]+a[ \t]+scale[ \t]+(?:of|from)[ \t]+{_ONE_TO_FIVE}(?!\w|\.\d)[\])]?"
+    r"|[\[(]?(?:(?:points?|stars?)[ \t]+)?(?:out[ \t]+)?of[ \t]+(?:5(?:\.0+)?(?!\w|\.\d)|five\b)[\])]?))?"
 )
-_NO_MARK = re.compile(  # 1 = bad, 4 %, 3...4, 4 points out of ten
-    r"[ \t]*(?:[=:：%％]|(?:\.\.+|…)[ \t]*\d|\(?(?:(?:points?|stars?)[ \t]+)?(?:out[ \t]+)?of\b)", re.I
+_NO_MARK = re.compile(  # 1 = bad, 4 %, 4 /ten, 4 points out of ten
+    r"[ \t]*,?[ \t]*(?:[=:%/]|(?:percent|to)\b|[\[(]?(?:(?:points?|stars?)[ \t]+)?(?:out[ \t]+)?of\b)", re.I
 )
 _NEAR = 500  # characters before and after a mark that may tell what it means
 _CLAUSE_END = re.compile(r"[^\w\s'’]|(?<!\w)['’]")
@@ -39,7 +41,7 @@ _BEFORE_A_MARK = re.compile(
 _MENTION = re.compile(r"\bimage\s+(?P<number>[12])\s+is\s+better\b|\bboth\s+images\s+are\s+equally\s+good\b", re.I)
 _OPENING = r"[\s\"'“‘(\[>•–—-]*"
 _LEAD = (
-    r"(?:(?:the|my)\s+)?(?:final\s+)?(?:answer|verdict|conclusion|decision|judge?ment|choice)(?:\s+is)?\s*[:：]",
+    r"(?:(?:the|my)\s+)?(?:final\s+)?(?:answer|verdict|conclusion|decision|judge?ment|choice)(?:\s+is)?\s*:",
     r"(?:so|thus|hence|therefore|overall|finally|all\s+in\s+all|on\s+the\s+whole|to\s+conclude)\b[,:]?",
     r"in\s+(?:all|conclusion|summary|short|total|the\s+end)\b[,:]?",
 )
@@ -56,8 +58,9 @@ def read_marks(answer: str, rubric: Rubric) -> dict[str, float]:
     the scale.
     """
     plain = _plain(answer)
-    any_label = re.compile("|".join(map(re.escape, rubric.labels.values())), re.I)
-    return {aspect: _read_mark(plain, label, any_label) for aspect, label in rubric.labels.items()}
+    labels = "|".join(map(re.escape, rubric.labels.values()))
+    next_mark = re.compile(rf"(?:\(?\d\d?[.)][ \t]*)?(?:{labels}){_SCALE}[ \t]*[:=]", re.I)  # maybe in a numbered list
+    return {aspect: _read_mark(plain, label, next_mark) for aspect, label in rubric.labels.items()}
 
 
 def read_verdict(answer: str) -> Verdict | None:
@@ -78,7 +81,7 @@ def read_verdict(answer: str) -> Verdict | None:
         before, rest = sentence[: mentions[0].start()], sentence[mentions[0].end() :]
         lead = _BEFORE_A_VERDICT.fullmatch(before)
         verdicts: list[Verdict] = [_verdict(mention) for mention in mentions]
-        if lead and len({*verdicts}) == 1 and not (_ASKED.search(rest) or _DOUBT.match(rest)):
+        if lead and len({*verdicts}) == 1 and not ("?" in rest or _DOUBT.match(rest)):
             stated.append(verdicts[0])
             clear = True
             concludes = bool(lead["lead"]) or (number == len(sentences) and _BARE.fullmatch(rest) is not None)
@@ -93,24 +96,28 @@ def quoted(answer: str, length: int = 80) -> str:
 
 
 def _plain(answer: str) -> str:
-    """What a model says after its thoughts, without markup and runs of blanks, which patterns would take long for."""
-    return _LINES.sub("\n", _BLANKS.sub(" ", _MARKUP.sub("", conclusion(answer) or "")))
+    """What a model says after its thoughts, with ASCII punctuation, without markup and runs of blanks, which patterns
+    would take long for."""
+    said = (conclusion(answer) or "").translate(_ASCII)
+    return _LINES.sub("\n", _BLANKS.sub(" ", _MARKUP.sub("", said)))
 
 
 def _verdict(mention: re.Match[str]) -> Verdict:
     return "both" if mention["number"] is None else "first" if mention["number"] == "1" else "second"
 
 
-def _read_mark(plain: str, label: str, any_label: re.Pattern[str]) -> float:
-    pattern = rf"(?<![\w-]){re.escape(label)}{_SCALE}[ \t]*[:：=][ \t]*{_NEXT_LINE}[\[(<]?[ \t]*{_NUMBER}{_OF_FIVE}"
+def _read_mark(plain: str, label: str, next_mark: re.Pattern[str]) -> float:
+    pattern = (
+        rf"(?<![\w-]){re.escape(label)}{_SCALE}[ \t]*[:=][ \t]*{_NEXT_LINE}[\[(<]?[ \t]*{_NUMBER}[\])>]?{_OF_FIVE}"
+    )
     marks = set()
     for match in re.finditer(pattern, plain, re.IGNORECASE):
         before = _CLAUSE_END.split(plain[max(0, match.start() - _NEAR) : match.start()].rpartition("\n")[2])[-1]
-        rest = plain[match.end() : match.end() + _NEAR].split("\n", 1)[0]
+        rest = next_mark.split(plain[match.end() : match.end() + _NEAR].split("\n", 1)[0], maxsplit=1)[0]
         sentence = _SENTENCE_END.split(rest, maxsplit=1)[0]
-        if not _BEFORE_A_MARK.fullmatch(before) or _ASKED.search(sentence):
+        if not _BEFORE_A_MARK.fullmatch(before) or "?" in sentence:
             continue
-        if _NO_MARK.match(rest) or re.search(r"\d", any_label.split(sentence, maxsplit=1)[0]):
+        if _NO_MARK.match(rest) or re.search(r"\d", sentence):
             return math.nan
         marks.add(float(match[1]))
     mark = marks.pop() if len(marks) == 1 else math.nan

@@ -35,7 +35,7 @@ def bicubic_levels(levels: Tensor, height: int, width: int, antialias: bool) -> 
     rows, columns, _ = levels.shape
     lines = levels.view(rows, columns * 4)
     across = _sums(columns, width, antialias)
-    small = torch.empty(3, height, width)
+    small = torch.empty(3, height, width, dtype=torch.float32)
     for top, bottom, first, last, down in _slabs(rows, height, antialias):
         floats = _room("floats", torch.float32, last - first, columns * 4).copy_(lines[first:last])
         # Four floats are as long as one complex128, and torch turns a matrix of these in a third of the time.

@@ -64,14 +64,11 @@ class Rows:
     tables: tuple[Path, ...] = ()
 
     def how_to_prompt(self, otherwise: str) -> str:
-        """What a message says to do where prompts are missing: `otherwise`, unless there are tables to choose from."""
+        """What a message says to do where prompts are missing: `otherwise`, and which tables may be meant."""
         if not self.tables:
             return otherwise
         named, more = ", ".join(map(str, self.tables[:3])), len(self.tables) - 3
-        return (
-            "its tables are read where one is named, in place of the folder or as its prompts: "
-            f"{named}{f' and {more} more' if more > 0 else ''}"
-        )
+        return f"{otherwise}; tables there that are not read unasked: {named}{f' and {more} more' if more > 0 else ''}"
 
 
 def open_rows(source: str | Path, prompts: str | Path | None = None) -> Rows:

@@ -162,6 +162,6 @@ def test_tables_that_are_passed_over_are_named_where_prompts_are_needed(score):
     tables = "pictures/metadata.csv, pictures/other.csv"
     assert code == 2
     assert err.splitlines() == [
-        "palate: pictures has no prompts, and pickscore need them; its tables are read where one is named, in place of "
-        f"the folder or as its prompts: {tables}"
+        "palate: pictures has no prompts, and pickscore need them; give --prompts FILE or COLUMN; "
+        f"tables there that are not read unasked: {tables}"
     ]

@@ -120,7 +120,7 @@ def test_tables_that_are_passed_over_are_named_where_prompts_are_needed(folder, 
     for name in names:
         write(folder / name, METADATA)
     score_images(folder, [width()], tmp_path / "out")  # needs none
-    ending = f"are read where one is named, in place of the folder or as its prompts: {told.format(folder)}"
+    ending = f"; tables there that are not read unasked: {told.format(folder)}"
     needing = scorer_of(from_function("sum", lambda prompt, image: image.width + len(prompt)))
     for ask in (
         lambda: score_images(folder, [needing], tmp_path / "two"),
@@ -129,7 +129,7 @@ def test_tables_that_are_passed_over_are_named_where_prompts_are_needed(folder, 
     ):
         with pytest.raises(UserError) as error:
             ask()
-        assert str(error.value).endswith(f"; its tables {ending}")
+        assert str(error.value).endswith(ending)
     assert open_rows(folder, folder / names[0]).has_prompts
 
 

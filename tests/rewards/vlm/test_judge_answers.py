@@ -33,6 +33,20 @@ NONE = math.nan
         ("Final Score: 4 (1-5)", 4),
         ("Final Score: 4 (out of 5).", 4),
         ("Final Score: 4 Out of five", 4),
+        ("Final Score: 4 (1 to 5)", 4),
+        ("Final Score: 4 ( 1 - 5 )", 4),
+        ("Final Score: 4 [1-5 scale]", 4),
+        ("Final Score: 4 (on a scale of 1-5)", 4),
+        ("Final Score: 4 on a scale from 1 to 5, for the dog", 4),
+        ("Final Score: 4 stars out of 5", 4),
+        ("Final Score: 4 points out of 5", 4),
+        ("Final Score: 4 of 5", 4),
+        ("Final Score: [4]/5", 4),
+        ("Final Score: (4) out of 5", 4),
+        ("Final Score\uff1a4\u3002\u56fe\u4e2d\u67092\u53ea\u72d7\u3002", 4),
+        ("Final Score\uff1a4\uff0f5", 4),
+        ("Final Score\uff1a4\uff081-5\uff09", 4),
+        ("Final Score: 4 with " + "very " * 20 + "good colours.", 4),
         ("Final Score: 4 - the colours are good", 4),
         ("Final Score: 4 - of the colours, all are there", 4),
         ("So the final score: 4", 4),
@@ -87,9 +101,13 @@ def test_three_lines():
 
 def test_three_marks_on_one_line():
     expected = {"alignment": 3.5, "coherence": 4.0, "style": 2.0}
-    for between in (" ", ", ", "; ", " and ", ". "):
+    for between in (" ", ", ", "; ", " and ", ". ", "\u3002", "\uff1b"):
         answer = f"Alignment Score (1-5): 3.5{between}Coherence Score (1-5): 4{between}Style Score: 2"
         assert read_marks(answer, UNIFIEDREWARD_2) == expected, between
+    for listed in ("({})", "{}.", "{})"):
+        one, two, three = map(listed.format, (1, 2, 3))
+        answer = f"{one} Alignment Score: 3.5 {two} Coherence Score: 4 {three} Style Score (1-5): 2"
+        assert read_marks(answer, UNIFIEDREWARD_2) == expected, listed
 
 
 def test_four_aspects_in_any_order():
@@ -176,6 +194,18 @@ def test_verdicts(answer, expected):
         "Final Score: 4 (scale: 1-10)",
         "Final Score: 4/50",
         "Final Score: 4/5.5",
+        "Final Score: 4/5%",
+        "Final Score: 4 out of 5.5",
+        "Final Score: 4 on a scale of 1 to 5.5",
+        "Final Score: (4) out of ten",
+        "Final Score: [4]%",
+        "Final Score: (1): bad",
+        "Final Score: 1 (lowest Final Score) to 5 (highest)",
+        "Final Score: 4 /ten",
+        "Final Score: 4, out of ten",
+        "Final Score: 4 to five",
+        "Final Score: 4 percent",
+        "Final Score: 1 " + "- very " * 20 + "bad, 5 - good",
         "Final Score: 4 %",
         "Final Score: 1 | 2 | 3 | 4 | 5",
         "Final Score: 1: bad",
