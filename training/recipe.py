@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from ..errors import UserError
 from .recipe_base import read_with_base
-from .recipe_fault import first_fault
+from .recipe_fault import boolean_for_number, first_fault
 from .recipe_file import parse_yaml
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -43,9 +43,12 @@ def check_recipe(values: dict[str, Any], overrides: list[str], schema: type[Mode
     for override in overrides:
         _override(values, override)
     try:
-        return schema.model_validate(values)
+        recipe = schema.model_validate(values)
     except ValidationError as error:
         raise UserError(f"recipe {name}: {first_fault(error, values, schema)}") from None
+    if key := boolean_for_number(values, recipe.model_dump()):
+        raise UserError(f"recipe {name}: `{key}` is true or false, and takes a number")
+    return recipe
 
 
 def dump_recipe(recipe: BaseModel | dict[str, Any]) -> str:

@@ -40,6 +40,18 @@ def first_fault(error: ValidationError, values: dict[str, Any], schema: type[Bas
     return f"`{_dotted(place)}` is {_cut(repr(fault['input']))}, but {wanted}{more}"
 
 
+def boolean_for_number(values: Any, read: Any, place: Place = ()) -> str:
+    """The key of `values` that is true or false where a number was `read`, or "": pydantic takes them for 1 and 0."""
+    if isinstance(values, bool):
+        return _dotted(place) if isinstance(read, int | float) and not isinstance(read, bool) else ""
+    pairs = list[tuple[str | int, Any, Any]]()
+    if isinstance(values, dict) and isinstance(read, dict):
+        pairs = [(key, value, read.get(key)) for key, value in values.items()]
+    elif isinstance(values, list | tuple) and isinstance(read, list | tuple):
+        pairs = [(number, *pair) for number, pair in enumerate(zip(values, read, strict=False))]
+    return next(filter(None, (boolean_for_number(one, other, (*place, key)) for key, one, other in pairs)), "")
+
+
 def _rank(fault: ErrorDetails) -> int:
     # Which keys there are depends on the member of a union; a misspelt key is often also a missing one.
     causes = ("union_tag_invalid", "union_tag_not_found", "extra_forbidden")

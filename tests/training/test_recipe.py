@@ -95,6 +95,8 @@ def test_dump_is_read_back_the_same(tmp_path: Path) -> None:
         ("model: a\nmethod: {name: kto, desirable: x}", [], ["`method.desirable` is 'x', but"]),
         ("model: a\nmethod: {name: kto, desirable: x}\ntraining: {steps: 0}", [], ["(and 1 more)"]),
         ("model: a\ntraining: {optimizer: {betas: 3}}", [], ["`training.optimizer.betas` is 3, but", "a list"]),
+        ("model: a\nmethod: {name: dpo, beta: true}", [], ["`method.beta` is true or false, and takes a number"]),
+        ("model: a", ["training.steps=true"], ["`training.steps` is true or false, and takes a number"]),
         ("model: a\ntraining: {steps: many}", [], ["`training.steps` is 'many', but", "integer"]),
         ("model: a\ntraining: {steps: 0}", [], ["`training.steps` is 0, but", "greater than 0"]),
         ("model: a\ntraining: {precision: fp8}", [], ["`training.precision` is 'fp8', but", "'no', 'bf16' or 'fp16'"]),

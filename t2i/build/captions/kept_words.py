@@ -1,4 +1,5 @@
-"""Words that the rules leave as they stand: how a picture is made, and what is another thing than its words tell."""
+"""Words that the rules leave as they stand: how a picture is made, what is another thing than its words tell, and what
+is denied: in a street with no cars there are no trains either."""
 
 from __future__ import annotations
 
@@ -39,6 +40,8 @@ _FIXED = tuple(tuple(phrase.split()) for phrase in _FIXED_PHRASES.split(", "))
 _ENDS_WORDS = "and or but with on in at by of to next near beside under behind above below is are"
 _ENDS = frozenset(_ENDS_WORDS.split())
 """Words before which a colour's name stands for the fruit: an orange on a plate."""
+_DENIALS_WORDS = "no not without never nobody nothing none neither nor cannot lacking"
+_DENIALS = frozenset(_DENIALS_WORDS.split())
 _COUNT = re.compile(r"\d+ +[^\W\d_]{3}")  # "2 dogs"; not "16:9", "4k" or "35 mm"
 
 
@@ -49,7 +52,7 @@ def kept_places(text: str, words: Sequence[Word], is_attribute: Callable[[Word],
         words: of the text.
         is_attribute: whether a word tells a colour, a size or the like.
     """
-    kept = set(_in_fixed_expressions([word.lower for word in words]))
+    kept = {*_in_fixed_expressions([word.lower for word in words]), *_denied(text, words)}
     for place, word in enumerate(words):
         if any(sign.isdigit() for sign in word.text):
             if not (word.text.isdigit() and _COUNT.match(text, word.start)):
@@ -76,6 +79,16 @@ def _ends_a_phrase(text: str, words: Sequence[Word], place: int) -> bool:
         return True
     following = words[place + 1]
     return not text[words[place].end : following.start].isspace() or following.lower in _ENDS
+
+
+def _denied(text: str, words: Sequence[Word]) -> Iterator[int]:
+    """From a denial to the next punctuation."""
+    denied = False
+    for place, word in enumerate(words):
+        goes_on = place > 0 and text[words[place - 1].end : word.start].isspace()
+        denied = (denied and goes_on) or word.lower in _DENIALS or word.lower.endswith(("n't", "n’t"))
+        if denied:
+            yield place
 
 
 def _in_fixed_expressions(lower: Sequence[str]) -> Iterator[int]:

@@ -39,11 +39,12 @@ _ATTRIBUTES = {
     "pattern": "striped spotted/dotted checkered/plaid floral plain",
 }
 _RELATIONS = {
-    "place": (
-        "above/over on/on_top_of/atop under/below/beneath/underneath behind in_front_of inside/within "
-        "next_to/beside/alongside/near far_from/away_from left_of/to_the_left_of/on_the_left_of "
-        "right_of/to_the_right_of/on_the_right_of"
-    ),
+    # Of relations only opposites exclude each other: what is next to a couch may be left of it or behind it.
+    "place_upright": "above/over/on/on_top_of/atop under/below/beneath/underneath",
+    "place_depth": "behind in_front_of",
+    "place_within": "inside/within outside",
+    "place_distance": "next_to/beside/alongside/near far_from/away_from",
+    "place_across": "left_of/to_the_left_of/on_the_left_of right_of/to_the_right_of/on_the_right_of",
     "side": "on_the_left/to_the_left on_the_right/to_the_right in_the_middle/in_the_center/in_the_centre",
     "time": "sunrise/dawn/morning noon/midday/afternoon sunset/dusk/evening/twilight midnight/night/nighttime",
     "season": "spring summer autumn/fall winter",

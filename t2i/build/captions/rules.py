@@ -146,14 +146,18 @@ class _Draft:
         broken = [0, *accumulate(self.sentence.breaks(place) for place in places)]
         directed = [0, *accumulate(word.lower in _DIRECTED for word in words)]
         # With "above" between them replaced by "below", an exchange would say the same again.
-        relation = {slot.first for slot, sense in self.sentence.known.items() if sense.kind in ("place", "side")}
+        relation = {
+            slot.first for slot, sense in self.sentence.known.items() if sense.kind.startswith(("place", "side"))
+        }
         related = [0, *accumulate(place in relation for place in places)]
         for one, other in self._shuffled(list(combinations(unknown, 2))[:_PAIRS]):
             crosses = directed[other] > directed[one] and related[other] == related[one]
             crosses = crosses and broken[other + 1] == broken[one + 1]
             first, second = words[one].lower, words[other].lower
             alike = first != second and first.endswith("s") == second.endswith("s")  # "a gnats" would be no English
-            if crosses and alike and not self.touched & {one, other}:
+            # Where their attributes have changed places, each would have its own again.
+            moved = {one - 1, other - 1} <= self.touched
+            if crosses and alike and not moved and not self.touched & {one, other}:
                 yield self._exchange(Slot(one, one), Slot(other, other))
 
     def _left_out(self) -> Iterator[_Change]:
@@ -163,7 +167,9 @@ class _Draft:
         starts = [place for place in range(1, len(words)) if opens[place]]
         for first, end in reversed(list(pairwise([*starts, len(words)]))):
             count = sum(word.counts for word in words[first:end])
-            if count and not (self.touched | kept) & set(range(first, end)):
+            listed = end < len(words) and words[end].lower in ("and", "or")  # blonde hair and blue eyes
+            made_by = words[first].lower == "by"  # by Salvador Dali
+            if count and not listed and not made_by and not (self.touched | kept) & set(range(first, end)):
                 yield _Change((Edit(words[first - 1].end, words[end - 1].end, ""),), count)
 
     def _exchange(self, one: Slot, other: Slot) -> _Change:
