@@ -5,13 +5,15 @@
 
 The loop opens each picture anew for each scorer and runs one picture and one prompt per forward pass, as hpsv2 and
 image-reward do. Weights are tiny, pictures are prepared at the official 224 pixels: what is measured is everything but
-the networks. Decoding and scoring take turns, and their medians are shown: a machine that gets slower slows both. CPU
-seconds are those of all threads; a busy machine stretches the seconds, and these less.
+the networks. Decoding alone is Pillow's, `Image.open` and `load` in as many threads; `reading` is palate's, which
+unpacks PNGs ahead of Pillow. They and scoring take turns, and their medians are shown: a machine that gets slower slows
+all. CPU seconds are those of all threads; a busy machine stretches the seconds, and these less.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import resource
@@ -131,11 +133,18 @@ def letterbox(picture: Image.Image) -> torch.Tensor:
     return tv.normalize(pixels, list(MEAN), list(STD))
 
 
-def decode(folder: Path, workers: int) -> None:
+def through(folder: Path, workers: int, opened: Callable[[bytes], Image.Image]) -> None:
     """Read and decode each picture once and do nothing with it."""
     files = sorted(file for file in folder.iterdir() if file.suffix != ".jsonl")
-    for _ in ordered_map(lambda file: read_picture(file.read_bytes()) and None, files, workers):
+    for _ in ordered_map(lambda file: opened(file.read_bytes()) and None, files, workers):
         pass
+
+
+def pillow(data: bytes) -> Image.Image:
+    """As everybody decodes a picture."""
+    picture = Image.open(io.BytesIO(data))
+    picture.load()
+    return picture
 
 
 def measure(what: Callable[[], object]) -> tuple[float, float]:
@@ -169,13 +178,17 @@ def main() -> None:
             score_images(folder, scorers, out / str(number), batch_size=options.batch_size, workers=options.workers)
 
         rounds = [
-            (measure(lambda: decode(folder, options.workers)), measure(partial(ours, number)))
+            (
+                measure(partial(through, folder, options.workers, pillow)),
+                measure(partial(through, folder, options.workers, read_picture)),
+                measure(partial(ours, number)),
+            )
             for number in range(options.rounds)
         ]
-        reached = [tuple(plain / whole for plain, whole in zip(*one, strict=True)) for one in rounds]
+        reached = [tuple(plain / whole for plain, whole in zip(one[0], one[2], strict=True)) for one in rounds]
         found: dict[str, Any] = {
             name: tuple(median(pair) for pair in zip(*times, strict=True))
-            for name, times in zip(("decode", "palate"), zip(*rounds, strict=True), strict=True)
+            for name, times in zip(("decode", "reading", "palate"), zip(*rounds, strict=True), strict=True)
         }
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - loaded
         found["loop"] = measure(lambda: loop(folder, scorers))

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from .group import Group
+from .png import stored
 
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 """What is read, by Pillow's names; a camera's MPO is a JPEG. Pillow opens more, some of it (EPS) with another program,
@@ -45,7 +46,7 @@ def decode(data: bytes, at_least: int | None = None, min_side: int = MIN_SIDE) -
 
     Raises UnreadableImageError: empty, not an image, truncated, too small, too large.
     """
-    image = _open(data, min_side)
+    image = _open(stored(data), min_side)
     try:
         if at_least is not None:
             image.draft(None, (at_least, at_least))

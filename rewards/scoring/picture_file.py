@@ -5,6 +5,7 @@ from __future__ import annotations
 from PIL import Image
 
 from ...datasets import images
+from ...datasets.png import stored
 
 
 def read_picture(data: bytes, upright: bool = True) -> Image.Image:
@@ -22,7 +23,7 @@ def read_picture(data: bytes, upright: bool = True) -> Image.Image:
     if not data:
         raise ValueError("0 bytes")
     try:
-        picture = images.open_picture(data)
+        picture = images.open_picture(stored(data))
         if picture.width * picture.height > images.MAX_PIXELS:
             raise Image.DecompressionBombError
         picture.load()
