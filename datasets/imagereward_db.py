@@ -71,7 +71,7 @@ def _tables(source: Path, split: str | None) -> list[Path]:
         found = [file for file in found if file.stem == f"metadata-{split}"]
     if len(found) != 1:
         names = ", ".join(file.stem.removeprefix("metadata-") for file in metadata_files(source))
-        raise UserError(f"{source} holds the splits {names}: choose one with the option split")
+        raise UserError(f"{source} holds the splits {names}: choose one with the option split, or give its files alone")
     return found
 
 

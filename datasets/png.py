@@ -1,4 +1,4 @@
-"""PNG files unpacked ahead of Pillow, by a library that takes half the time for it.
+"""PNG files unpacked ahead of Pillow, by a library that is quicker at it.
 
 Pillow unpacks row by row, and most of its time with a PNG goes there. Nothing else is done here: filters, palettes, bit
 depths, profiles and damage are Pillow's matter.
@@ -27,8 +27,9 @@ def stored(data: bytes) -> bytes:
     view, start, end = memoryview(data), 0, len(_SIGNATURE)
     size, packed = 0, list[memoryview]()
     while end + 12 <= len(data):
-        at, (length, kind) = end, struct.unpack_from(">I4s", data, end)
-        end += 12 + length
+        at = end
+        length, kind = struct.unpack_from(">I4s", data, at)
+        end = at + 12 + length
         if end > len(data):
             return data
         if kind == b"IHDR" and length == 13:

@@ -20,7 +20,7 @@ from .judge_answers import quoted, read_marks
 from .judge_prompts import HIGH, LOW, PLAIN, RUBRICS, Rubric
 from .questions import fill, read_template
 from .reward import Failure, report_failure, require_pairs
-from .thoughts import conclusion, cut_off, require_room
+from .thoughts import conclusion, require_room, told_cut_off
 from .vlm import Answerer, open_vlm
 from .vlm_rows import ask_each
 
@@ -38,7 +38,7 @@ class Judge:
     """Marks from 1 to 5, read from a greedy answer: the mean of the rubric's aspects, or one of them.
 
     An answer without a mark is NaN, with the start of the answer as the reason; one that ends within its thoughts too,
-    whatever marks it weighs there.
+    whatever marks it weighs there, or that is cut off at the mark.
 
     Args:
         vlm: who is asked.
@@ -112,15 +112,16 @@ class Judge:
             if answer is None:
                 report_failure(Failure(index, reasons[index]), failures)
                 continue
-            if conclusion(answer) is None:
-                report_failure(Failure(index, cut_off(self.rubric.max_tokens)), failures)
+            if conclusion(answer.text) is None:
+                report_failure(Failure(index, told_cut_off(self.rubric.max_tokens, " while thinking")), failures)
                 continue
-            given = read_marks(answer, self.rubric)
+            given = read_marks(answer.text, self.rubric, answer.cut_off)
             for aspect in wanted:
                 marks[aspect][index] = given[aspect]
             if missing := [self.rubric.labels[aspect] for aspect in wanted if np.isnan(given[aspect])]:
-                reason = f"no {', no '.join(missing)} from {LOW:g} to {HIGH:g} in the answer {quoted(answer)}"
-                report_failure(Failure(index, reason), failures)
+                reason = f"no {', no '.join(missing)} from {LOW:g} to {HIGH:g} in the answer {quoted(answer.text)}"
+                end = f": {told_cut_off(self.rubric.max_tokens)}" if answer.cut_off else ""
+                report_failure(Failure(index, reason + end), failures)
         return marks
 
 

@@ -20,8 +20,8 @@ from .judge_answers import quoted, read_verdict
 from .judge_prompts import PAIR
 from .questions import fill, read_template
 from .reward import Failure, report_failure, require_pairs
-from .thoughts import conclusion, cut_off, require_room
-from .vlm import Answerer, open_vlm
+from .thoughts import conclusion, require_room, told_cut_off
+from .vlm import Answerer, Reply, open_vlm
 from .vlm_rows import ask_each
 
 REPOSITORY = "CodeGoat24/UnifiedReward-qwen-7b"
@@ -59,7 +59,7 @@ class PairwiseJudge:
         """The probability that the first of each pair is preferred, float32 `[n]`: 0, 0.25, 0.5, 0.75 or 1.
 
         It is the mean over the two orders of 1 for a win, 0.5 for a tie and 0 for a loss. A pair is NaN where either
-        answer has no verdict, with the start of that answer as the reason, or ends within its thoughts.
+        answer has no verdict, with the start of that answer as the reason, or was cut off.
 
         Raises:
             ValueError: there are not as many prompts as pictures on each side.
@@ -76,7 +76,7 @@ class PairwiseJudge:
             worth: list[float] = []
             for row in (2 * pair, 2 * pair + 1):
                 answer = answers[row]
-                verdict = None if answer is None else read_verdict(answer)
+                verdict = None if answer is None or answer.cut_off else read_verdict(answer.text)
                 if verdict is None:
                     reason = reasons[row] if answer is None else self._why_not(answer)
                     report_failure(Failure(pair, reason), failures)
@@ -86,9 +86,12 @@ class PairwiseJudge:
                 preferred[pair] = (worth[0] + 1 - worth[1]) / 2
         return preferred
 
-    def _why_not(self, answer: str) -> str:
-        cut = conclusion(answer) is None
-        return cut_off(self.max_tokens) if cut else f"no verdict in the answer {quoted(answer)}"
+    def _why_not(self, answer: Reply) -> str:
+        if conclusion(answer.text) is None:
+            return told_cut_off(self.max_tokens, " while thinking")
+        if answer.cut_off:  # the question asks for the verdict at the end
+            return told_cut_off(self.max_tokens)
+        return f"no verdict in the answer {quoted(answer.text)}"
 
     def rank(self, prompt: str, candidates: Sequence[Image.Image], failures: list[Failure] | None = None) -> np.ndarray:
         """The win rate of each of k pictures of one prompt against all others, float32 `[k]`; see `win_rates`.

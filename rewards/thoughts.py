@@ -27,6 +27,6 @@ def require_room(max_tokens: int, usual: int) -> None:
         raise UserError(f"max_tokens is {max_tokens}; it is 1 or more, as {usual}")
 
 
-def cut_off(max_tokens: int) -> str:
-    """The reason why an answer without a conclusion counts for nothing."""
-    return f"the answer was cut off while thinking; raise max_tokens, which is {max_tokens}"
+def told_cut_off(max_tokens: int, where: str = "") -> str:
+    """The reason why an answer that has no end counts for nothing."""
+    return f"the answer was cut off{where}; raise max_tokens, which is {max_tokens}"

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from PIL import Image
@@ -25,10 +25,17 @@ from .quiet import quiet
 from .thoughts import OPENED, opens_thoughts
 
 
+class Reply(NamedTuple):
+    """An answer, and whether it was cut off where it had no more room."""
+
+    text: str
+    cut_off: bool = False
+
+
 class Answerer(Protocol):
     """Whoever answers questions about pictures: a `Vlm`, or a service that holds one."""
 
-    def answer(self, pictures: Sequence[Sequence[Image.Image]], texts: Sequence[str], max_tokens: int) -> list[str]:
+    def answer(self, pictures: Sequence[Sequence[Image.Image]], texts: Sequence[str], max_tokens: int) -> list[Reply]:
         """One answer per question; see `Vlm.answer`."""
         ...
 
@@ -85,7 +92,7 @@ class Vlm:
                 logits = self.model(**inputs, use_cache=False).logits[:, places]
         return logits[torch.arange(len(texts), device=logits.device), place_of_row].float()
 
-    def answer(self, pictures: Sequence[Sequence[Image.Image]], texts: Sequence[str], max_tokens: int) -> list[str]:
+    def answer(self, pictures: Sequence[Sequence[Image.Image]], texts: Sequence[str], max_tokens: int) -> list[Reply]:
         """The most likely answers, token by token (greedy), `max_tokens` long at most.
 
         Where the chat template opens the model's thoughts, the answer begins with `<think>` as if the model had: else
@@ -101,10 +108,12 @@ class Vlm:
         inputs = self.read(pictures, texts, padding_side="left")
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             ids = self.model.generate(**inputs, max_new_tokens=max_tokens)
-        begun = inputs["input_ids"].shape[1]
-        answers = self.processor.tokenizer.batch_decode(ids[:, begun:], skip_special_tokens=True)
+        said = ids[:, inputs["input_ids"].shape[1] :]
+        ends = self.model.generation_config.eos_token_id
+        ended = torch.isin(said, torch.tensor([] if ends is None else ends).to(said)).any(dim=1).tolist()
+        answers = self.processor.tokenizer.batch_decode(said, skip_special_tokens=True)
         opened = OPENED if opens_thoughts(self._chat(1, "")) else ""
-        return [f"{opened}{answer}" for answer in answers]
+        return [Reply(f"{opened}{answer}", not end) for answer, end in zip(answers, ended, strict=True)]
 
     def read(
         self, pictures: Sequence[Sequence[Image.Image]], texts: Sequence[str], padding_side: Literal["left", "right"]

@@ -195,10 +195,10 @@ def _table(file: Path, column: str | None) -> Rows:
     if columns and not image:
         if column is not None:
             raise UserError(f"{file} has no column 'image', and groups bring their own prompts; leave the prompts out")
-        try:
-            return _groups(str(file))
-        except UserError as error:
-            raise UserError(f"{file} has no column 'image' and is no list of groups ({error})") from error
+        if not holds_groups(file, columns):
+            named = f"no column 'image' or 'file_name' (it has {_join(columns)})"
+            raise UserError(f"{file} has {named} and is no list of groups: name the column of the pictures image")
+        return _groups(str(file))
     if next(table_rows(file), None) is None:
         raise UserError(f"{file} holds no images: it has no rows")
     if column is not None and column not in columns:
@@ -217,14 +217,15 @@ def _row(row: Mapping[str, Any], image: Any, text: Any, place: str, root: Path) 
     if FAULT in row:
         return Row(place, str(image or ""), None, None, f"{place}: {row[FAULT]}")
     key = next((str(row[name]) for name in _KEY if row.get(name) is not None), None)
+    data: Any = None
     if isinstance(image, bytes):
         image = {"bytes": image}
     if isinstance(image, dict):  # as `datasets` stores pictures in Parquet
         data, image = image.get("bytes"), str(image.get("path") or key or place)
-        if isinstance(data, bytes):
-            return Row(key or image, image, None if text is None else str(text), data)
     if text is not None and not isinstance(text, str):
         return Row(key or place, str(image or ""), None, None, f"{place}: the prompt is a {type(text).__name__}")
+    if isinstance(data, bytes):
+        return Row(key or image, image, text, data)
     if not isinstance(image, str) or not image:
         return Row(key or place, "", text, None, f"{place}: no image")
     return Row(key or image, image, text, root / image)
@@ -247,21 +248,32 @@ def _with_prompts(rows: Rows, file: Path) -> Rows:
         raise UserError(f"{file} holds no prompts: no row has both an image and a prompt")
     shared = Counter(Path(row.image).name for row in rows.read())
 
+    def found(row: Row) -> str | None:
+        name = Path(row.image).name  # stands for the picture where no other one is called so
+        return prompts.get(row.image, prompts.get(name) if shared[name] == 1 else None)
+
+    first = next(rows.read(), None)
+    if first is not None and all(found(row) is None for row in rows.read()):
+        raise UserError(
+            f"{file} has a prompt for none of the pictures of {rows.source}: it names {next(iter(prompts))!r}, and "
+            f"they are called as {first.image!r}"
+        )
+
     def read_named() -> Iterator[Row]:
         for row in rows.read():
-            name = Path(row.image).name  # stands for the picture where no other one is called so
-            prompt = prompts.get(row.image, prompts.get(name, row.prompt) if shared[name] == 1 else row.prompt)
-            yield Row(row.key, row.image, prompt, row.data, row.fault)
+            prompt = found(row)
+            yield Row(row.key, row.image, row.prompt if prompt is None else prompt, row.data, row.fault)
 
     return replace(rows, read=read_named, has_prompts=True)
 
 
-def _lines(file: Path) -> list[str]:
+def _lines(file: Path) -> list[str | None]:
+    """A text file's prompts; a blank line between them is a picture without one."""
     try:
         text = file.read_text(encoding="utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError:
         raise UserError(f"{file} is not a text file in UTF-8 with one prompt a line") from None
-    return [line.strip() for line in text.split("\n") if line.strip()]
+    return [line.strip() or None for line in text.rstrip().split("\n")] if text.strip() else []
 
 
 def _mapping(file: Path) -> dict[str, str]:

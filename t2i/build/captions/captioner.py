@@ -69,6 +69,6 @@ class Captioner:
         ask = partial(vlm.answer, max_tokens=self.max_tokens)
         questions = [fill(self.template, prompt) for _, prompt in rows]
         told, reasons = ask_each(ask, [[picture] for picture, _ in rows], questions, self.batch_size)
-        captions = [tidy(answer or "") for answer in told]
+        captions = [tidy(answer.text if answer else "") for answer in told]
         nothing = "the model says nothing"
         return [Answer(text) if text else Answer(None, reasons.get(i, nothing)) for i, text in enumerate(captions)]

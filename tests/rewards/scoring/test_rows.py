@@ -37,6 +37,35 @@ def test_prompts_of_a_text_file_go_with_the_pictures_as_a_person_counts(tmp_path
     assert [(row.image, row.prompt) for row in rows] == [(f"{n}.png", f"prompt {n}") for n in range(12)]
 
 
+def test_a_blank_line_is_a_picture_without_a_prompt(tmp_path):
+    for number in range(3):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{number}.png")
+    (tmp_path / "prompts.txt").write_text("a\n \n c \n\n")
+    assert [row.prompt for row in open_rows(tmp_path, tmp_path / "prompts.txt").read()] == ["a", None, "c"]
+    (tmp_path / "prompts.txt").write_text("a\n\nb\nc\n")
+    with pytest.raises(UserError, match=r"has 4 prompts and .* 3 images; give one for each"):
+        open_rows(tmp_path, tmp_path / "prompts.txt")
+
+
+@pytest.mark.parametrize("table", ['{"few/1.png": "a cat"}', "image,prompt\nfew/1.png,a cat\n"])
+def test_prompts_of_other_pictures_are_refused(tmp_path, table):
+    (tmp_path / "few").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "few/1.png")
+    file = tmp_path / ("p.json" if table[0] == "{" else "p.csv")
+    file.write_text(table)
+    with pytest.raises(
+        UserError, match=r"has a prompt for none of .*: it names 'few/1\.png', and .* called as '1\.png'"
+    ):
+        open_rows(tmp_path / "few", file)
+
+
+@pytest.mark.parametrize("header", ["image_path,prompt", "a.png,a cat"])
+def test_a_table_without_pictures_is_told_which_column_is_missing(tmp_path, header):
+    (tmp_path / "t.csv").write_text(f"{header}\nb.png,a dog\n")
+    with pytest.raises(UserError, match=rf"no column 'image' or 'file_name' \(it has {header.replace(',', ', ')}\)"):
+        open_rows(tmp_path / "t.csv")
+
+
 def test_a_name_that_two_pictures_have_stands_for_neither(tmp_path):
     for name in ("1.png", "sub/1.png", "sub/2.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -108,6 +109,15 @@ def test_the_shard_that_ends_last_sees_what_the_other_did_meanwhile(pictures, tm
 
     last = score_images(pictures, [side()], tmp_path / "out", batch_size=2, shard=(0, 2), advance=other)
     assert [one.tables is not None for one in (*done, last)] == [True, True]
+
+
+@pytest.mark.parametrize(("rows", "parts"), [(2, [2, 2]), (3, [3, 1]), (4, [4]), (5, [4])])
+def test_rows_are_written_part_by_part_each_once(pictures, tmp_path, monkeypatch, rows, parts):
+    monkeypatch.setattr(table, "_ROW_GROUP", rows)
+    score_images(pictures, [side()], tmp_path / "out")
+    with pq.ParquetFile(tmp_path / "out/scores.parquet") as file:
+        assert [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)] == parts
+        assert file.read().column("side").to_pylist() == [4, 5, 6, 7]
 
 
 @pytest.mark.parametrize("count", [0, 1, 8, 9, 20])

@@ -10,13 +10,13 @@ from palate.rewards.judge_prompts import RUBRICS, UNIFIEDREWARD_2, VISIONPREFER,
 from palate.rewards.pairwise_judge import open_pairwise_judge
 from palate.rewards.registry import open_reward
 from palate.rewards.reward import Failure, PixelReward, Reward
-from palate.rewards.vlm import Vlm
+from palate.rewards.vlm import Reply, Vlm
 
 PICTURE = Image.new("RGB", (8, 8))
 
 
 class Script:
-    """Answers with what the table has for the prompt in the question, and notes what it was asked."""
+    """Answers with what the table has for the prompt in the question, up to a "~", and notes what it was asked."""
 
     def __init__(self, **answers: str) -> None:
         self.answers = answers
@@ -26,7 +26,7 @@ class Script:
         self.asked.append((len(texts), max_tokens))
         assert [len(row) for row in pictures] == [1] * len(texts)
         prompts = [text.rpartition("Caption: ")[2].strip("[]") for text in texts]
-        return [self.answers[prompt] for prompt in prompts]
+        return [Reply(self.answers[prompt].rstrip("~"), self.answers[prompt].endswith("~")) for prompt in prompts]
 
 
 def lines(alignment, coherence, style) -> str:
@@ -92,6 +92,24 @@ def test_marks_in_thoughts_that_do_not_end_are_none():
     judge = Judge(Script(**answers), UNIFIEDREWARD_2)
     np.testing.assert_allclose(judge.score(["cut", "done"], [PICTURE] * 2, failures), [np.nan, 3])
     assert failures == [Failure(0, "the answer was cut off while thinking; raise max_tokens, which is 64")]
+
+
+def test_a_mark_that_may_have_gone_on_is_none():
+    answers = {"whole": "Final Score: 4", "cut": "Nice. Final Score: 4.~", "after": "Final Score: 4.5\nIt shows~"}
+    failures: list[Failure] = []
+    scores = Judge(Script(**answers)).score(list(answers), [PICTURE] * 3, failures)
+    np.testing.assert_allclose(scores, [4, np.nan, 4.5])
+    assert failures == [
+        Failure(
+            1,
+            "no Final Score from 1 to 5 in the answer 'Nice. Final Score: 4.': the answer was cut off; raise "
+            "max_tokens, which is 32",
+        )
+    ]
+    three = Script(a=lines(1, 2, 3) + "~")  # of 3.5, perhaps
+    marks = Judge(three, UNIFIEDREWARD_2).aspects(["a"], [PICTURE], [])
+    assert marks["alignment"].tolist() + marks["coherence"].tolist() == [1, 2]
+    assert np.isnan(marks["style"]).all()
 
 
 def test_a_picture_that_the_model_refuses():

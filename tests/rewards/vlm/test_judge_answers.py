@@ -55,6 +55,24 @@ NONE = math.nan
         ("<think>So Final Score: 1?</think>Final Score: 2", 2),
         ("So Final Score: 1?</think>Final Score: 2", 2),
         ("Is it Final Score: 4? No. Final Score: 3. Good?", 3),
+        ("The final score is 4.", 4),
+        ("Final Score is: 3", 3),
+        ('{"Final Score": 4}', 4),
+        ("| Final Score | 4 |", 4),
+        ("Final Score [1-5]: 4", 4),
+        ("Final Score (out of 5): 4", 4),
+        ("Final Score: 4 on a 1-5 scale", 4),
+        ("Final Score: 4 (scale 1-5)", 4),
+        ("Final Score: <4>", 4),
+        ("Final Score: 4 and the dog is red", 4),
+        ("Final Score: 4 or five", NONE),
+        ("Final Score: 4 or higher", NONE),
+        ("Final Score: 4 at most", NONE),
+        ("Final Score: 4 and a half", NONE),
+        ("Final Score: 5 minus two for the hands", NONE),
+        ("Final Score: <4", NONE),
+        ("The caption says 'Final Score: 5' but Final Score: 2", NONE),
+        ("If the final score is 4 then", NONE),
         ("", NONE),
         ("<think>It has the dog. Final Score: 4", NONE),
         ("<think>hm</think><think>Final Score: 4", NONE),
@@ -116,6 +134,33 @@ def test_four_aspects_in_any_order():
     assert read_marks(answer, VISIONPREFER) == expected
 
 
+def test_labels_as_models_write_them():
+    for hyphen in ("-", " ", "\u2010", "\u2011"):
+        answer = (
+            f"Prompt{hyphen}Following Score: 3<br>Aesthetic Score: 4<br/>Fidelity Score: 5<BR />Harmlessness Score: 1"
+        )
+        assert read_marks(answer, VISIONPREFER)["prompt_following"] == 3, hyphen
+        assert sum(read_marks(answer, VISIONPREFER).values()) == 13
+    answer = '{"Alignment Score": 3, "Coherence Score": 4, "Style Score": 5}'
+    assert read_marks(answer, UNIFIEDREWARD_2) == {"alignment": 3, "coherence": 4, "style": 5}
+
+
+@pytest.mark.parametrize(
+    ("answer", "mark"),
+    [
+        ("Final Score: 4", NONE),  # 4.5?
+        ("Good. Final Score: 4.", NONE),
+        ("Final Score: 4 out", NONE),
+        ("", NONE),
+        ("Final Score: 4\n", NONE),
+        ("Final Score: 4\nIt", 4),
+        ("Final Score: 4.5. It shows", 4.5),
+    ],
+)
+def test_an_answer_that_was_cut_off_has_no_last_sentence(answer, mark):
+    assert read_marks(answer, UNIFIEDREWARD, cut_off=True) == pytest.approx({"overall": mark}, nan_ok=True)
+
+
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
@@ -160,6 +205,20 @@ def test_four_aspects_in_any_order():
         ("Image 1 is better in colour but Image 2 is better in shape.", None),
         ("Colour: Image 1 is better.\nShape: Image 2 is better.", None),
         ("Image 1 is better in colour. However, I think that Image 2 is better.", None),
+        # Better in something.
+        ("Image 1 is better lit.", None),
+        ("Image 2 is better composed, but overall it is worse than Image 1.", None),
+        ("Image 1 is better at rendering text. However, Image 2 follows the caption more closely and wins.", None),
+        ("Image 1 is better in colour. Image 2 wins overall.", None),
+        ("Image 1 is better lit. But image 2 follows the caption more closely, so it wins.", None),
+        ("Overall, Image 1 is better than Image 2 in colour, but worse in all else.", None),
+        ("Image 1 is better lit.\nImage 2 is better.", "second"),
+        # What turns round.
+        ("Image 1 is better. However, Image 2 has the dog.", None),
+        ("Image 1 is better, since it is sharp, but the other has the dog.", None),
+        ("Image 1 is better. The other wins in colour. So Image 1 is better.", "first"),
+        ("Image 1 is clearly better.", "first"),
+        ("Based on the above, Image 2 is better than Image 1 because of the dog.", "second"),
         # Thoughts that do not end.
         ("<think>The dog is sharper. Image 1 is better.", None),
         ("<think>hm</think><think>\nImage 1 is better.", None),

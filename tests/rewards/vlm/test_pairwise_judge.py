@@ -7,6 +7,7 @@ from PIL import Image
 from palate.rewards.judge_prompts import PAIR
 from palate.rewards.pairwise_judge import PairwiseJudge, open_pairwise_judge, win_rates
 from palate.rewards.reward import Failure
+from palate.rewards.vlm import Reply
 
 SAYS = {1: "Image 1 is better.", 2: "So Image 2 is better than Image 1.", 0: "Both images are equally good."}
 
@@ -25,7 +26,8 @@ class Rule:
     def answer(self, pictures, texts, max_tokens):
         self.sizes.append(len(texts))
         seen = [[picture.getpixel((0, 0))[0] for picture in row] for row in pictures]
-        return [self.says(*row, text) for row, text in zip(seen, texts, strict=True)]
+        said = [self.says(*row, text) for row, text in zip(seen, texts, strict=True)]
+        return [Reply(text.rstrip("~"), text.endswith("~")) for text in said]
 
 
 def brighter(one, two, _):
@@ -91,6 +93,17 @@ def test_a_verdict_in_thoughts_that_do_not_end_is_none():
     assert failures == [Failure(0, "the answer was cut off while thinking; raise max_tokens, which is 9")]
 
 
+def test_a_verdict_before_the_limit_is_none():
+    """The question asks for it at the end: what comes may be another."""
+
+    def says(one, two, _):
+        return "Image 1 is better. As for the caption, the second shows both~"
+
+    failures: list[Failure] = []
+    assert np.isnan(PairwiseJudge(Rule(says), max_tokens=9).prefer(["a"], [grey(4)], [grey(3)], failures)).all()
+    assert failures == [Failure(0, "the answer was cut off; raise max_tokens, which is 9")]
+
+
 def test_one_prompt_for_each_pair():
     judge = PairwiseJudge(Rule(brighter))
     with pytest.raises(ValueError, match="1 prompts and 2 media"):
@@ -121,4 +134,4 @@ def test_opening(qwen_folder):
     assert judge.settings == {"template": "Which is {prompt}?", "max_tokens": 4}
     failures: list[Failure] = []
     assert np.isnan(judge.prefer(["a"], [grey(1)], [grey(2)], failures)).all()  # it babbles
-    assert "no verdict in the answer" in failures[0].reason
+    assert failures == [Failure(0, "the answer was cut off; raise max_tokens, which is 4")]

@@ -85,8 +85,24 @@ def test_answers_are_greedy_whatever_the_checkpoint_wants(vlm, plain, rows):
             ids = model.generate(**inputs, do_sample=False, max_new_tokens=10, **settings)
             answers.append(processor.tokenizer.decode(ids[0, start:], skip_special_tokens=True))
     assert greedy != penalised  # the checkpoint's own settings would have shown
-    assert vlm.answer(rows, TEXTS, 10) == greedy
-    assert vlm.answer(rows[2:3], TEXTS[2:3], 10) == greedy[2:3]
+    assert [reply.text for reply in vlm.answer(rows, TEXTS, 10)] == greedy
+    assert [reply.text for reply in vlm.answer(rows[2:3], TEXTS[2:3], 10)] == greedy[2:3]
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_an_answer_without_an_end_was_cut_off(folder, plain, rows, listed):
+    model, processor = plain
+    vlm = open_vlm(folder)
+    inputs = plain_inputs(processor, rows[0], TEXTS[0])
+    ids = model.generate(**inputs, do_sample=False, repetition_penalty=1.0, max_new_tokens=10)
+    said = ids[0, inputs["input_ids"].shape[1] :].tolist()
+    end = next(token for token in said if token != said[0])
+    vlm.model.generation_config.eos_token_id = [end, 1] if listed else end
+    room = said.index(end) + 1
+    replies = [vlm.answer(rows[:1], TEXTS[:1], tokens)[0].cut_off for tokens in (room - 1, room, 10)]
+    assert replies == [True, False, False]
+    vlm.model.generation_config.eos_token_id = None
+    assert vlm.answer(rows[:1], TEXTS[:1], 10)[0].cut_off
 
 
 def test_thoughts_that_the_chat_template_opens_are_part_of_the_answer(folder, rows):
@@ -96,8 +112,8 @@ def test_thoughts_that_the_chat_template_opens_are_part_of_the_answer(folder, ro
     for name, end in {"opened": "<think>\n", "closed": "<think>\n\n</think>\n\n"}.items():
         vlm.processor.chat_template = template + "{% if add_generation_prompt %}" + end + "{% endif %}"
         answers[name] = vlm.answer(rows[:2], ["Why <think>", "a"], 5)
-    assert all(answer.startswith("<think>") and len(answer) > len("<think>") for answer in answers["opened"])
-    assert not any(answer.startswith("<think>") for answer in answers["closed"])
+    assert all(answer.text.startswith("<think>") and len(answer.text) > len("<think>") for answer in answers["opened"])
+    assert not any(answer.text.startswith("<think>") for answer in answers["closed"])
 
 
 def test_control_tokens_in_a_text_are_refused(vlm, rows):

@@ -14,7 +14,7 @@ from palate.datasets.group import Group
 from palate.datasets.images import decode
 from palate.datasets.parquet import read_groups, write_groups
 from palate.errors import UserError
-from palate.rewards.vlm import open_vlm
+from palate.rewards.vlm import Reply, open_vlm
 from palate.t2i.build.captions import build as building
 from palate.t2i.build.captions import captioner as captioning
 from palate.t2i.build.captions.answers import Answer, AnswerLog, tidy
@@ -60,7 +60,7 @@ def test_each_picture_is_captioned_with_its_prompt(source, captioner, tmp_path):
     vlm = open_vlm(captioner.model)
     assert (done.written.groups, done.left_out.total, done.asked) == (10, 0, 19)
     for old, new in zip(source.groups(), read_groups(tmp_path / "out"), strict=True):
-        alone = [vlm.answer([[decode(data)]], [f"Say: {old.prompt}"], 14)[0] for data in old.candidates]
+        alone = [vlm.answer([[decode(data)]], [f"Say: {old.prompt}"], 14)[0].text for data in old.candidates]
         assert new == replace(old, captions=tuple(map(tidy, alone)))
     assert len({caption for group in read_groups(tmp_path / "out") for caption in group.captions}) > 1
 
@@ -193,7 +193,7 @@ def test_a_captioner_that_says_nothing():
     class Silent:
         def answer(self, pictures, texts, max_tokens):
             assert max_tokens == 128
-            return ["" if "mute" in text else '"A dog."' for text in texts]
+            return [Reply("" if "mute" in text else '"A dog."') for text in texts]
 
     picture = Image.new("RGB", (8, 8))
     answers = Captioner("m").ask(Silent(), [(picture, "a"), (picture, "mute"), (picture, "b")])
