@@ -85,7 +85,7 @@ def _check(group: Group) -> None:
         raise ValueError("a group needs a key that is not empty")
     if not isinstance(group.prompt, str):
         raise ValueError("no prompt" if group.prompt is None else f"the prompt is a {type(group.prompt).__name__}")
-    if group.captions and not all(isinstance(caption, str) for caption in group.captions):
+    if group.captions and not all(isinstance(caption, str) and caption.strip() for caption in group.captions):
         raise ValueError("a caption is missing or no text")
     others = {"key": group.key, "source": group.source, "rater": group.rater}
     others |= {f"model of candidate {number}": model for number, model in enumerate(group.model or ())}

@@ -43,7 +43,8 @@ def parquet_files(source: str | Path, split: str | None = None) -> list[Path]:
             raise UserError(f"no split {split!r} at {str(source)!r}: {have}")
         return chosen
     if len(found) > 1:
-        raise UserError(f"{str(source)!r} holds the splits {', '.join(found)}: choose one with the option split, or give its files alone")
+        held = f"{str(source)!r} holds the splits {', '.join(found)}"
+        raise UserError(f"{held}: choose one with the option split, or give its files alone")
     return list(splits)
 
 

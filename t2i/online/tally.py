@@ -1,7 +1,7 @@
 """Numbers of a micro-batch whose parts bring pairs unevenly.
 
-The loop takes the plain mean over parts, and a part without a pair has no accuracy. So each part but the last reports
-0, and the last one the mean over all pairs, times the number of parts.
+The loop takes the mean over all parts that tell a number, and a part may have no pair, and so no accuracy. So each part
+but the last tells nothing (NaN), and the last one the mean over all of the micro-batch's pairs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ class Tally:
         self._weights[name] = self._weights.get(name, 0) + weight
 
     def report(self, part: int) -> dict[str, Tensor]:
-        """What part number `part` gives to the loop; NaN at the end for what nothing was counted of."""
-        if part < self.parts - 1:
-            return {name: torch.zeros_like(total) for name, total in self._sums.items()}
-        return {name: total * self.parts / (self._weights[name] or torch.nan) for name, total in self._sums.items()}
+        """What part number `part` tells the loop; NaN at the end too for what nothing was counted of."""
+        last = part == self.parts - 1
+        return {
+            name: total / (self._weights[name] or torch.nan) if last else torch.full_like(total, torch.nan)
+            for name, total in self._sums.items()
+        }

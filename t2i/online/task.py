@@ -94,7 +94,7 @@ class OnlineTask:
         """The mean of `losses`, whose graphs are in memory together: the loop asks for them one by one."""
         parts = list(self.losses(batch))
         names = parts[0][1]
-        means = {name: torch.stack([metrics[name] for _, metrics in parts]).mean() for name in names}
+        means = {name: torch.stack([metrics[name] for _, metrics in parts]).nanmean() for name in names}
         return torch.stack([loss for loss, _ in parts]).mean(), means
 
     def _scene(self, batch: dict[str, Any]) -> Scene:

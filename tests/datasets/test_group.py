@@ -81,6 +81,8 @@ def test_a_group_is_a_value():
         ({"rater": 5}, "the rater is a int"),
         ({"model": [None, 3]}, "the model of candidate 1 is a int"),
         ({"captions": ["x", None]}, "a caption is missing"),
+        ({"captions": ["x", ""]}, "a caption is missing"),
+        ({"captions": [" \n", "x"]}, "a caption is missing"),
     ],
 )
 def test_what_should_be_text_is_text(fields, told):

@@ -276,6 +276,18 @@ def test_each_picture_of_a_pair_keeps_its_own_size_and_crop(tmp_path, cache):
     assert batch["conditions"]["time_ids"].tolist() == [[32, 64, 0, 16, 32, 32], [48, 32, 8, 0, 32, 32]]
 
 
+def test_a_held_out_group_is_at_the_start_of_the_run_however_far_it_is(pairs, tmp_path):
+    """PNAPO's beta falls with the progress: held-out losses are compared under one."""
+    task = task_for(recipe_for("tiny-sdxl", pairs, tmp_path, data={"holdout": 0.3}))
+    task.visits = 10
+    assert [float(task.item(Visit(position, 0))["progress"]) for position in (0, 5, 10, 99)] == [0, 0.5, 1, 1]
+    seen = []
+    loss = task.loss
+    task.loss = lambda batch: seen.append(batch["progress"]) or loss(batch)
+    task.validate()
+    assert torch.cat(seen).tolist() == [0] * len(task.prepared.held_out)
+
+
 def test_validation_draws_what_training_never_drew(pairs, tmp_path):
     task = task_for(recipe_for("tiny-sdxl", pairs, tmp_path, data={"holdout": 0.3}))
     seen = []

@@ -7,9 +7,11 @@ import weakref
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from palate.errors import PalateError
 from palate.t2i.online import stepwise, trajectories
+from palate.training.meter import Meter
 from palate.training.task import TaskInParts
 
 METHODS = ("spo", "d3po")
@@ -186,7 +188,7 @@ def test_no_pair_is_no_loss(method, recipe_for, task_for, batch_of):
     assert len(metrics) == task.parts
     assert max(gradient.abs().max().item() for gradient in gradients(task)) == 0
     assert metrics[-1]["valid_pairs"].item() == 0
-    assert metrics[-1]["reward"].item() == pytest.approx(task.parts)  # 1 in the loop's mean over parts
+    assert metrics[-1]["reward"].item() == 1
     assert math.isnan(metrics[-1]["margin"].item())
 
 
@@ -209,6 +211,27 @@ def test_the_loops_mean_over_parts_is_the_mean_over_pairs(method, recipe_for, ta
     assert metrics["margin"].item() == pytest.approx(torch.cat(counted).mean().item(), rel=1e-4)
     assert metrics["valid_pairs"].item() == pytest.approx(sum(shares) / task.parts)
     assert metrics["unscored"].item() == 0
+
+
+def test_what_a_micro_batch_has_nothing_of_it_does_not_pull_towards_zero(method, recipe_for, task_for, batch_of):
+    """The log shows the same with a micro-batch that no judge can score and without it."""
+    task = task_for(recipe_for("tiny-sdxl", method))
+    ask, logged = task.judge.ask, []
+    for batches in ([[0, 1]], [[0, 1], [2]]):
+        meter = Meter()
+        for numbers in batches:
+            silent = lambda prompts, pixels, *others: torch.full((len(pixels),), torch.nan)  # noqa: E731
+            task.judge.ask = silent if numbers == [2] else ask
+            for loss, metrics in task.losses(batch_of(task, numbers)):
+                meter.micro_batch(loss, metrics)
+        meter.step(torch.ones(()))
+        (row,) = meter.collect(Accelerator(cpu=True))
+        logged.append(row)
+    known = {name: logged[0][name] for name in ("accuracy", "gradient_factor", "margin", "reward")}
+    assert {name: logged[1][name] for name in known} == pytest.approx(known)
+    assert known["gradient_factor"] == pytest.approx(0.5, abs=0.05)
+    assert logged[1]["loss"] == pytest.approx(logged[0]["loss"] / 2)
+    assert logged[1]["unscored"] == pytest.approx(0.5)
 
 
 class Counted:
@@ -254,7 +277,7 @@ def test_broken_latents_are_left_out(method, recipe_for, task_for, batch_of, mon
             loss.backward()
             assert loss.isfinite()
             metrics.append(counted)
-        assert metrics[-1]["unscored"].item() / task.parts == pytest.approx(unscored)
+        assert metrics[-1]["unscored"].item() == pytest.approx(unscored)
         assert all(gradient.isfinite().all() for gradient in gradients(task))
     assert max(gradient.abs().max().item() for gradient in gradients(task)) > 0
 
@@ -281,8 +304,8 @@ def test_candidates_go_on_with_the_answers_that_they_were_judged_by(recipe_for, 
         return predict(network, noisy, times, conditions)
 
     monkeypatch.setattr(task.model, "predict", counted)
-    shares = [metrics["valid_pairs"].item() for _, metrics in task.losses(batch_of(task, [0, 1]))]
+    parts = sum(1 for _ in task.losses(batch_of(task, [0, 1])))
     pairs = learned[::2]
-    assert len(pairs) == len(shares) == 4  # t = 601, 401, 201 and 1
+    assert len(pairs) == parts == 4  # t = 601, 401, 201 and 1
     assert pairs == learned[1::2] == [2, 2, 2, 2]  # a threshold of 0: every prompt has a pair, from one state
     assert sum(rollout) == 2 * (2 + 2 + 3 * 2 * 3) + sum(learned)  # the reference's rows are as many as the policy's

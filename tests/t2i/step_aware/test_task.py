@@ -125,6 +125,10 @@ def test_micro_batches_make_the_same_step_and_frequent_prompts_weigh_less(recipe
     # Six prompts share the step alike: those two that come twice give each of their pairs half.
     weights = sorted(float(item["weight"]) for item in items)
     assert weights == pytest.approx([8 / 12] * 4 + [8 / 6] * 4)
+    alone = [task.loss(task.collate([{**item, "weight": torch.tensor(1.0)}]))[0].item() for item in items]
+    weighed = [float(item["weight"]) * loss for item, loss in zip(items, alone, strict=True)]
+    assert whole.item() == pytest.approx(sum(weighed) / 8, rel=1e-4)
+    assert abs(whole.item() - sum(alone) / 8) > 1e-3
 
 
 def test_validation_counts_pairs_at_each_time(recipe_for, task_for, start):
