@@ -40,7 +40,7 @@ def groups(draw) -> Group:
         prompt=draw(TEXT),
         candidates=each(st.binary(max_size=30)),
         labels=each(NUMBER),
-        captions=maybe(TEXT),
+        captions=maybe(TEXT.filter(str.strip)),
         aspects=None if names is None else {name: each(NUMBER) for name in names},
         source=draw(st.none() | TEXT),
         model=maybe(st.none() | TEXT),
