@@ -129,7 +129,7 @@ def _tell(done: Labelled, out: Path, as_json: bool) -> None:
         typer.echo(json.dumps(fields, ensure_ascii=False))
         return
     typer.echo(
-        f"{done.written.groups:,} groups of {done.candidates:,} candidates, labelled by {done.rater}, to "
+        f"{done.written.groups:,} groups with {done.candidates:,} candidates in all, labelled by {done.rater}, to "
         f"{len(done.written.shards)} shard(s) in {out} ({done.written.bytes / 1e6:,.1f} MB)"
     )
     if done.ties:

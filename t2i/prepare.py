@@ -14,6 +14,7 @@ import torch
 
 from ..datasets.ahead import default_workers, ordered_map
 from ..datasets.converted import Say, open_converted
+from ..datasets.counted import counted
 from ..datasets.digest import digest
 from ..datasets.holdout import is_held_out
 from ..datasets.provenance import models_named
@@ -143,7 +144,8 @@ def _report(plan: Plan, log: SkipLog, method: Method, say: Say) -> None:
         say(f"{plan.captioned} groups have a caption for each candidate, and {method.name} trains on these")
     if plan.rankings:
         taken = "the best" if method.candidates == 1 else "the best against the worst"
-        say(f"{plan.rankings} groups have more candidates than {method.name} compares: it takes {taken}")
+        have = f"{counted(plan.rankings, 'group')} {'has' if plan.rankings == 1 else 'have'}"
+        say(f"{have} more candidates than {method.name} compares: it takes {taken}")
 
 
 def _encode_prompts(

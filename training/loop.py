@@ -97,6 +97,8 @@ def _look(paths: RunFolder, config: TrainingConfig, recipe: dict[str, Any]) -> t
             )
             return found, summary  # its recipe stays the one that it was trained by
         paths.summary.unlink()
+    if found:
+        progress.say(f"{paths.path} goes on after step {checkpoint.step_of(found)}")
     if found and stored and (moved := run_folder.moved_by_length(stored, recipe)):
         progress.say(moved)
     run_folder.store_recipe(paths, recipe)

@@ -60,7 +60,7 @@ def drawn(tmp_path) -> list[str]:
 def test_from_pictures_to_a_trained_model(palate, drawn):
     code, out, err = palate("data", "label", "drawn", "--with", "shapes_oracle", "--combine", "sum", "--out", "groups")
     assert code == 0, err
-    assert out.startswith("8 groups of 24 candidates, labelled by sum(shapes_oracle), to 1 shard(s) in groups")
+    assert out.startswith("8 groups with 24 candidates in all, labelled by sum(shapes_oracle), to 1 shard(s) in groups")
     groups = list(read_groups("groups"))
     assert [group.prompt for group in groups] == drawn
     for number, group in enumerate(groups):

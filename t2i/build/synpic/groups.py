@@ -188,7 +188,7 @@ def _left_out(plan: Plan, faults: SkipLog) -> tuple[LeftOut, ...]:
     found = []
     for fault in sorted(faults.examples, key=lambda one: one.key):
         picture = plan.find(fault.key)
-        model = plan.generators[picture.generator].generator.origin
+        model = plan.generators[picture.generator].generator.called
         reason = f"{fault.reason} ({fault.detail})" if fault.detail else fault.reason
         found.append(LeftOut(picture.image, picture.prompt, model, picture.seed, reason))
     return tuple(found)
