@@ -40,7 +40,11 @@ def _tried(record: Record, name: str, model: str) -> list[tuple[float, Run]]:
         return []
     before = base["right"].count("1")
     runs = runs_of(record, "search", f"{name}/{model}/").values()
-    gains = [(100 * (run["right"].count("1") - before) / len(run["right"]), run) for run in runs]
+    once: list[Run] = []
+    for run in runs:  # `gamma=1` and `gamma=1.0` have two keys
+        if not any(alike(run, other) for other in once):
+            once.append(run)
+    gains = [(100 * (run["right"].count("1") - before) / len(run["right"]), run) for run in once]
     return sorted(gains, key=lambda pair: -pair[0])
 
 
@@ -51,12 +55,13 @@ def _reported(record: Record, name: str, model: str) -> Run | None:
 
 def _shown(tried: list[tuple[float, Run]]) -> str:
     runs = [run for _, run in tried]
-    names = list(dict.fromkeys(name for run in runs for name in told(run)))
-    full = [{**run["settings"]["method"], **told(run)} for run in runs]
+    batch = "batch_size"  # told where it was tried
+    names = [*dict.fromkeys(name for run in runs for name in told(run)), batch]
+    full = [{**run["settings"]["method"], batch: run["settings"]["training"][batch], **told(run)} for run in runs]
     varied = [name for name in names if any(settings.get(name) != full[0].get(name) for settings in full)]
     if not varied:
         return "; ".join(f"{in_words(run)}: {gain:+.1f}" for gain, run in tried)
-    shared = said({name: full[0][name] for name in names if name not in varied})
+    shared = said({name: full[0][name] for name in names if name not in [*varied, batch]})
     each = [said({name: settings[name] for name in varied if name in settings}) for settings in full]
     return f"({shared}) " * bool(shared) + "; ".join(f"{e}: {g:+.1f}" for e, (g, _) in zip(each, tried, strict=True))
 

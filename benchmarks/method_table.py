@@ -184,7 +184,8 @@ def _speed(speed: Mapping[str, Any], entries: Iterable[str]) -> str:
     parts = [
         "### Speed of a step\n",
         "Pairs, or groups, a second of the process's CPU (on a GPU: a second), and in brackets pictures against",
-        "Diffusion-DPO in the same run: medians of turns (`python benchmarks/method_step.py --record`).\n",
+        "Diffusion-DPO in the same run: medians of turns (`python benchmarks/method_step.py --record`). SPO and D3PO",
+        "draw their own pictures in a step; what they cost stands above, in evaluations.\n",
         f"| method | {' | '.join(machines)} |",
         "|" + "---|" * (1 + len(machines)),
     ]

@@ -18,6 +18,8 @@ def test_a_curriculum_and_a_schedule_say_so_once(train, shape_groups):
     longer = train(*settings, "training.steps=4")
     assert longer.code == 0, longer.err
     assert told in longer.out
+    assert "run goes on after step 2\n" in longer.out
+    assert "goes on" not in first.out
     assert "training.steps was" not in train(*settings, "training.steps=4").out
 
 

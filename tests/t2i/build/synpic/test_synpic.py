@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -212,12 +213,13 @@ def test_black_pictures_and_nan_rewards_cost_their_groups_alone(tmp_path, whole,
 
     said: list[str] = []
     scorers = [*SCORERS, scorer_of(from_function("moody", moody))]
-    done = build(tmp_path / "groups", scorers=scorers, say=said.append)
+    named = [generators()[0], replace(generators()[1], name="the other")]  # a name draws no other pictures
+    done = build(tmp_path / "groups", generators=named, scorers=scorers, say=said.append)
     # SD3 draws two pictures for each prompt, two at once: its third batch is the third prompt's.
     assert (done.groups, done.groups_left_out, done.drawn) == (4, 3, 21)
     assert [(one.image, one.model, one.prompt, one.seed, one.reason) for one in done.left_out] == [
-        ("000002-1.png", "tiny-sd3", PROMPTS[2], sound[2].seed[1], "one colour"),
-        ("000003-2.png", "tiny-sd3", PROMPTS[3], sound[3].seed[2], "one colour"),
+        ("000002-1.png", "the other", PROMPTS[2], sound[2].seed[1], "one colour"),
+        ("000003-2.png", "the other", PROMPTS[3], sound[3].seed[2], "one colour"),
         ("000004-0.png", "tiny-sdxl", PROMPTS[4], sound[4].seed[0], "no score (moody: the reward returned NaN)"),
     ]
     assert [line.partition(" by ")[0] for line in said] == ["one colour: 000002-1.png", "one colour: 000003-2.png"]
@@ -225,7 +227,7 @@ def test_black_pictures_and_nan_rewards_cost_their_groups_alone(tmp_path, whole,
     assert [group.candidates for group in found] == [sound[i].candidates for i in (0, 1, 5, 6)]
     # A third judge who prefers nothing: the same wins, of three judges' pairs in place of two.
     assert found[2].labels == pytest.approx([label * 2 / 3 for label in sound[5].labels])
-    assert build(tmp_path / "groups", scorers=scorers).left_out == done.left_out
+    assert build(tmp_path / "groups", generators=named, scorers=scorers).left_out == done.left_out
 
 
 def test_a_model_that_draws_nothing_but_black(tmp_path):
