@@ -14,6 +14,7 @@ from isal import isal_zlib
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 _BLOCK = 65535  # bytes: the most that a stored block holds
+_MAX_CHUNKS = 2**14  # the usual ones are 8 to 64 kB long; five million empty ones would take a gigabyte
 _MAX_BYTES = 2**26  # of rows, in memory twice for a moment: 22 million pixels of RGB; Pillow reads larger ones alone
 
 
@@ -34,6 +35,8 @@ def stored(data: bytes) -> bytes:
             return data
         if kind == b"IHDR" and length == 13:
             size = _rows_size(*struct.unpack_from(">IIBBBBB", data, at + 8))
+        elif len(packed) > _MAX_CHUNKS:
+            return data
         elif kind == b"IDAT":
             start = start or at
             packed.append(view[at + 8 : end - 4])
@@ -53,12 +56,15 @@ def _rows_size(width: int, height: int, depth: int, colour: int, *methods: int) 
 
 def _unpack(packed: Sequence[memoryview], size: int) -> bytes | None:
     """A zlib stream's content; None where it is not `size` bytes."""
+    joined = b"".join(packed)
+    if not size or not joined or joined[0] & 0x8F != 8:  # windows that zlib refuses, isal takes
+        return None
     stream = isal_zlib.decompressobj()
     try:
-        rows = stream.decompress(b"".join(packed), size + 1) if size else b""
+        rows = stream.decompress(joined, size + 1)
     except isal_zlib.error:  # pyright: ignore[reportGeneralTypeIssues]: its stubs call the class an instance
         return None
-    return rows if rows and len(rows) == size and stream.eof else None
+    return rows if len(rows) == size and stream.eof else None
 
 
 def _chunk(rows: bytes) -> list[bytes | memoryview]:

@@ -54,12 +54,14 @@ _LEAD = (
     r"(?:(?:the|my)\s+)?(?:final\s+)?(?:answer|verdict|conclusion|decision|judge?ment|choice)(?:\s+is)?\s*:",
     r"(?:so|thus|hence|therefore|overall|finally|all\s+in\s+all|on\s+the\s+whole|to\s+conclude)\b[,:]?",
     r"in\s+(?:all|conclusion|summary|short|total|the\s+end)\b[,:]?",
-    r"(?:based\s+on|considering|given)\b[^,.:]{0,60},",
+    r"(?:based\s+on|considering|given)\s+(?:all|everything|this|these|the\s+above)\b[^,.:]{0,40},",
 )
 _BEFORE_A_VERDICT = re.compile(rf"{_OPENING}(?:(?P<lead>{'|'.join(_LEAD)}){_OPENING})?", re.I)
 _THAN = r"(?:\s+than\s+image\s+[12])?"
 _BARE = re.compile(rf"{_THAN}\W*", re.I)
-_REASONED = re.compile(rf"{_THAN}\s*[,;:(–—-]*\s*(?:because|since|as|for|due|given|thanks)\b[^?]*", re.I)
+_REASONED = re.compile(  # but not: better as a sketch, better for its colours
+    rf"{_THAN}\s*(?:[,;:(–—-]+\s*(?:as|for|given)|[,;:(–—-]*\s*(?:because|since|due|thanks))\b[^?]*", re.I
+)
 _TURN = re.compile(
     r"\b(?:but|however|nevertheless|nonetheless|wins?|winner|worse|loses|wait|actually|instead|prefer\w*)\b", re.I
 )
@@ -74,8 +76,7 @@ def read_marks(answer: str, rubric: Rubric, cut_off: bool = False) -> dict[str, 
     """
     plain = _plain(answer)
     if cut_off:
-        whole = [*_SENTENCE_END.finditer(plain.rstrip(), endpos=len(plain.rstrip()) - 1)]
-        plain = plain[: whole[-1].start()] if whole else ""
+        plain = "\n".join([sentence for sentence in _SENTENCE_END.split(plain) if sentence.strip()][:-1])
     labels = "|".join(map(_pattern, rubric.labels.values()))
     next_mark = re.compile(
         rf"[\"']?(?:\(?\d\d?[.)][ \t]*)?(?:{labels}){_SCALE}{_GIVES}", re.I

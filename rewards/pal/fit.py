@@ -74,8 +74,9 @@ def fit(
     loss_of = _loss(how.loss)
     if not len(votes):
         raise UserError("there are no votes to learn from")
-    if votes.preferred.shape[1] != shape.width:
-        raise UserError(f"the votes' features have width {votes.preferred.shape[1]} and the model {shape.width}")
+    _require_features(votes, shape.width)
+    if how.batch_size < 1:
+        raise UserError(f"batch_size is {how.batch_size}; it is 1 or more")
     generator = torch.Generator().manual_seed(how.seed)
     model = shape.build(generator).to(device)
     names = sorted(set(votes.users))
@@ -103,7 +104,7 @@ def fit(
                 model.log_scale.clamp_(max=math.log(LARGEST_SCALE))
             total += float(loss.detach()) * len(chosen)
         if not math.isfinite(total):
-            raise UserError(f"the loss is {total} after epoch {epoch}; take smaller rates, or look for NaN features")
+            raise UserError(f"the loss is {total} after epoch {epoch}; take smaller rates")
         if advance is not None:
             advance(epoch, total / len(votes))
     model.requires_grad_(False).eval()
@@ -118,9 +119,10 @@ def fit_user(tastes: Tastes, votes: Votes, loss: Loss = "logistic", steps: int =
     `users` are not looked at.
 
     Raises:
-        UserError: the loss is unknown.
+        UserError: the loss is unknown, the width is another, or the features hold no numbers.
     """
     loss_of = _loss(loss)
+    _require_features(votes, tastes.shape.width)
     device = next(tastes.model.parameters()).device
     logits = tastes.crowd.clamp(min=1e-6).log().to(device).requires_grad_()
     if len(votes):
@@ -133,6 +135,16 @@ def fit_user(tastes: Tastes, votes: Votes, loss: Loss = "logistic", steps: int =
             value.backward()
             optimizer.step()
     return logits.detach().softmax(dim=-1).cpu()
+
+
+def _require_features(votes: Votes, width: int) -> None:
+    """Raises UserError."""
+    if not len(votes):
+        return
+    if votes.preferred.shape[1] != width:
+        raise UserError(f"the votes' features have width {votes.preferred.shape[1]} and the model {width}")
+    if not all(bool(part.isfinite().all()) for part in (votes.preferred, votes.other, votes.prompts)):
+        raise UserError("a feature of the votes is no finite number")
 
 
 def _loss(name: str) -> Callable[[Tensor], Tensor]:

@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -224,6 +224,7 @@ def _row(row: Mapping[str, Any], image: Any, text: Any, place: str, root: Path) 
         data, image = image.get("bytes"), str(image.get("path") or key or place)
     if text is not None and not isinstance(text, str):
         return Row(key or place, str(image or ""), None, None, f"{place}: the prompt is a {type(text).__name__}")
+    text = text if text and text.strip() else None
     if isinstance(data, bytes):
         return Row(key or image, image, text, data)
     if not isinstance(image, str) or not image:
@@ -235,8 +236,13 @@ def _with_prompts(rows: Rows, file: Path) -> Rows:
     if file.suffix.lower() not in TABLES:
         lines = _lines(file)
         count = sum(1 for _ in rows.read())
+        while len(lines) > count and lines[-1] is None:  # blank lines at the end
+            lines.pop()
         if count != len(lines):
-            raise UserError(f"{file} has {len(lines)} prompts and {rows.source} {count} images; give one for each")
+            blank = " (blank lines between them count)" if None in lines else ""
+            raise UserError(
+                f"{file} has {len(lines)} prompts{blank} and {rows.source} {count} images; give one for each"
+            )
 
         def read() -> Iterator[Row]:
             for row, prompt in zip(rows.read(), lines, strict=True):
@@ -273,7 +279,7 @@ def _lines(file: Path) -> list[str | None]:
         text = file.read_text(encoding="utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError:
         raise UserError(f"{file} is not a text file in UTF-8 with one prompt a line") from None
-    return [line.strip() or None for line in text.rstrip().split("\n")] if text.strip() else []
+    return [line.strip() or None for line in text.removesuffix("\n").split("\n")] if text.strip() else []
 
 
 def _mapping(file: Path) -> dict[str, str]:
@@ -283,14 +289,25 @@ def _mapping(file: Path) -> dict[str, str]:
             loaded = json.loads(file.read_text(encoding="utf-8-sig"))
         except ValueError as error:
             raise UserError(f"{file} is not JSON ({error})") from error
-        if isinstance(loaded, dict) and all(isinstance(value, str) for value in loaded.values()):
-            return loaded
+        if isinstance(loaded, dict) and any(isinstance(value, str) for value in loaded.values()):
+            return _by_picture(file, loaded.items())
     columns = columns_of(file)
     name, prompt = image_column(file, columns), prompt_column(columns)
     if name is None or prompt is None:
         raise UserError(f"{file} needs the columns image (or file_name) and prompt; it has {_join(columns)}")
-    pairs = ((row.get(name), row.get(prompt)) for _, row in table_rows(file))
-    return {str(image): str(text) for image, text in pairs if image is not None and text is not None}
+    return _by_picture(file, ((row.get(name), row.get(prompt)) for _, row in table_rows(file)))
+
+
+def _by_picture(file: Path, pairs: Iterable[tuple[Any, Any]]) -> dict[str, str]:
+    prompts: dict[str, str] = {}
+    for image, text in pairs:
+        if image is None or text is None:
+            continue
+        if not isinstance(text, str):
+            raise UserError(f"{file}: the prompt of {image!r} is a {type(text).__name__}; give a text")
+        if text.strip() and prompts.setdefault(str(image), text) != text:
+            raise UserError(f"{file} has two prompts for {image!r}, {prompts[str(image)]!r} and {text!r}; leave one")
+    return prompts
 
 
 def _join(columns: list[str]) -> str:

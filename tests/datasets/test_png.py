@@ -136,6 +136,25 @@ def test_what_a_bomb_unpacks_to_is_never_in_memory(monkeypatch: pytest.MonkeyPat
     assert asked == [111]
 
 
+def test_many_small_chunks_are_left_to_pillow() -> None:
+    header = struct.pack(">IIBBBBB", 2, 1, 8, 2, 0, 0, 0)
+    rows = zlib.compress(b"\0" + bytes(range(6)))
+    for empty, same in ((2**14 - 2, False), (2**14 + 1, True)):
+        body = chunk(b"IDAT", b"") * empty + chunk(b"IDAT", rows)
+        data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + body + chunk(b"IEND", b"")
+        assert (stored(data) == data) is same
+        assert np.asarray(read_picture(data)).tolist() == [[[0, 1, 2], [3, 4, 5]]]
+
+
+@pytest.mark.parametrize("damaged", [lambda z: z[:-4], lambda z: b"\x88\x1c" + z[2:], lambda z: z[:-1] + b"?"])
+def test_a_stream_that_pillow_refuses_is_not_mended(damaged) -> None:
+    """No checksum, a window that is too large, another checksum."""
+    header = struct.pack(">IIBBBBB", 30, 20, 8, 0, 0, 0, 0)
+    rows = damaged(zlib.compress(bytes(20 * 31)))
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    assert stored(data) == data
+
+
 def test_damage_is_pillows_matter() -> None:
     """Bytes changed, cut off or put in anywhere: the picture or the complaint is what Pillow alone comes to."""
     text = PngImagePlugin.PngInfo()

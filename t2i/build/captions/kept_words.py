@@ -13,7 +13,7 @@ _MADE_WORDS = (
     "doodle illustration portrait portraiture render rendering cartoon comic anime manga art artwork sculpture "
     "mosaic poster print wallpaper logo icon sticker graffiti screenshot cgi style shot closeup close-up macro "
     "panorama angle view perspective lens mm exposure focus bokeh hour lighting composition fantasy resolution "
-    "quality masterpiece detail texture contrast hdr uhd hd engine octane artstation deviantart"
+    "quality masterpiece detail texture contrast hdr uhd hd engine octane artstation deviantart design"
 )
 _MADE = frozenset(_MADE_WORDS.split())
 """Nouns; their attributes are kept too (a black and white photo, a wide angle)."""
@@ -26,7 +26,7 @@ _LOOKS_WORDS = (
 _LOOKS = frozenset(_LOOKS_WORDS.split())
 _MATERIALS_WORDS = (
     "oil acrylic ink pencil pen charcoal chalk crayon pastel gouache digital matte vector pixel line concept stock "
-    "film analog key fan studio pop street comic"
+    "film analog key fan studio pop street comic flat"
 )
 _MATERIALS = frozenset(_MATERIALS_WORDS.split())
 """Kept right before what is made of them: a pencil drawing is none of a pencil."""

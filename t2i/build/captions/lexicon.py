@@ -98,9 +98,10 @@ _NOUNS = {
         "hat/cap/helmet shirt/t-shirt/blouse dress/gown/skirt coat/jacket/hoodie suit/tuxedo scarf/tie "
         "shoe/boot/sneaker glove mask"
     ),
+    "vessel": "cup/mug glass bottle vase jar bucket",
     "thing": (
-        "book ball cup/mug/glass bottle/vase/jar box/crate bag/backpack/suitcase umbrella "
-        "clock/watch phone/smartphone/telephone computer/laptop camera "
+        "book ball box/crate bag/backpack/suitcase umbrella "
+        "clock phone/smartphone/telephone computer/laptop camera "
         "sword/knife/dagger shield hammer candle/lantern key pencil/pen/brush crown coin/jewel/diamond doll/toy "
         "kite anchor ladder"
     ),

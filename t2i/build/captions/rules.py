@@ -70,7 +70,9 @@ class RulePerturber:
 
 
 def _how_many(reached: Sequence[int], counted: int, strength: str) -> int:
-    """How many changes a strength makes: its share of the words, but for weak at least one change less than for strong.
+    """How many changes a strength makes: its share of the words, and at least one change less than the next strength.
+
+    Where there are two changes, medium makes as many as strong; where there is one, all make that.
 
     Args:
         reached: words that are changed after the first change, the second and so on, up to strong's share.
@@ -80,8 +82,9 @@ def _how_many(reached: Sequence[int], counted: int, strength: str) -> int:
     def enough(share: float) -> int:
         return next((n for n, words in enumerate(reached, 1) if words >= ceil(share * counted)), len(reached))
 
-    most = max(1, len(reached) - 1) if strength == "weak" else len(reached)
-    return min(enough(share_of(strength)), most)
+    count = len(reached)
+    fewer = {"weak": 2 if count > 2 else 1, "medium": 1 if count > 2 else 0}.get(strength, 0)
+    return min(enough(share_of(strength)), max(1, count - fewer))
 
 
 @dataclass(frozen=True)

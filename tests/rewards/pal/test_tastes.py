@@ -269,6 +269,7 @@ def test_what_is_no_settings_is_one_line(content, tastes, tmp_path):
         (Shape("a", 2, 8), Fit(), "the votes' features have width 16 and the model 8"),
         (Shape("a", 2, WIDTH), Fit(loss="square"), "there is no loss 'square'; known are logistic, hinge"),  # type: ignore[arg-type]
         (Shape("a", 2, WIDTH, scale=0.0), Fit(), "and scale is above 0"),
+        (Shape("a", 2, WIDTH), Fit(batch_size=0), "batch_size is 0; it is 1 or more"),
     ],
 )
 def test_mistakes(shape, how, told):
@@ -277,10 +278,20 @@ def test_mistakes(shape, how, told):
 
 
 def test_numbers_that_run_away_are_told():
+    wild = Fit(learning_rate=1e20, epochs=9, batch_size=1)
+    with pytest.raises(UserError, match=r"the loss is nan after epoch \d; take smaller rates"):
+        fit(votes_of(PEOPLE[:2], 4, 0), Shape("a", 2, WIDTH), wild)
+
+
+def test_features_are_numbers_of_the_models_width_for_a_newcomer_too(tastes):
     votes = votes_of(PEOPLE[:2], 4, 0)
-    votes.preferred[3, 0] = math.nan
-    with pytest.raises(UserError, match="the loss is nan after epoch 1; take smaller rates, or look for NaN features"):
-        fit(votes, Shape("a", 2, WIDTH))
+    narrow = Votes(votes.users, *(part[:, :8] for part in (votes.preferred, votes.other, votes.prompts)))
+    with pytest.raises(UserError, match="the votes' features have width 8 and the model 16"):
+        fit_user(tastes, narrow)
+    votes.other[3, 0] = math.nan
+    for learn in (lambda: fit_user(tastes, votes), lambda: fit(votes, Shape("a", 2, WIDTH))):
+        with pytest.raises(UserError, match="a feature of the votes is no finite number"):
+            learn()
 
 
 def test_the_scale_stays_below_its_bound():

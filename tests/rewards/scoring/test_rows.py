@@ -42,9 +42,44 @@ def test_a_blank_line_is_a_picture_without_a_prompt(tmp_path):
         Image.new("RGB", (8, 8)).save(tmp_path / f"{number}.png")
     (tmp_path / "prompts.txt").write_text("a\n \n c \n\n")
     assert [row.prompt for row in open_rows(tmp_path, tmp_path / "prompts.txt").read()] == ["a", None, "c"]
+    (tmp_path / "prompts.txt").write_text("\na\n\n")
+    assert [row.prompt for row in open_rows(tmp_path, tmp_path / "prompts.txt").read()] == [None, "a", None]
     (tmp_path / "prompts.txt").write_text("a\n\nb\nc\n")
-    with pytest.raises(UserError, match=r"has 4 prompts and .* 3 images; give one for each"):
+    with pytest.raises(UserError, match=r"has 4 prompts \(blank lines .* count\) and .* 3 images; give one for each"):
         open_rows(tmp_path, tmp_path / "prompts.txt")
+    (tmp_path / "prompts.txt").write_text("a\nb\n")
+    with pytest.raises(UserError, match=r"has 2 prompts and .* 3 images"):
+        open_rows(tmp_path, tmp_path / "prompts.txt")
+
+
+def test_a_blank_prompt_is_none_in_every_form(tmp_path):
+    for number in range(3):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{number}.png")
+    files = {
+        "p.json": '{"0.png": " ", "1.png": "a", "2.png": null}',
+        "p.csv": "image,prompt\n0.png, \n1.png,a\n2.png,\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+        assert [row.prompt for row in open_rows(tmp_path, tmp_path / name).read()] == [None, "a", None], name
+    assert [row.prompt for row in open_rows(tmp_path / "p.csv").read()] == [None, "a", None]
+    (tmp_path / "p.jsonl").write_text('{"image": "0.png", "prompt": ""}\n')
+    assert [row.prompt for row in open_rows(tmp_path / "p.jsonl").read()] == [None]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("p.json", '{"0.png": "a", "1.png": 5}', "the prompt of '1.png' is a int; give a text"),
+        ("p.jsonl", '{"image": "0.png", "prompt": ["x"]}', "the prompt of '0.png' is a list"),
+        ("p.csv", "image,prompt\n0.png,a\n0.png,b\n", "two prompts for '0.png', 'a' and 'b'; leave one"),
+    ],
+)
+def test_prompts_that_are_no_text_or_are_two_are_refused(tmp_path, name, text, told):
+    Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=told):
+        open_rows(tmp_path, tmp_path / name)
 
 
 @pytest.mark.parametrize("table", ['{"few/1.png": "a cat"}', "image,prompt\nfew/1.png,a cat\n"])

@@ -106,7 +106,7 @@ def test_a_mark_that_may_have_gone_on_is_none():
             "max_tokens, which is 32",
         )
     ]
-    three = Script(a=lines(1, 2, 3) + "~")  # of 3.5, perhaps
+    three = Script(a=lines(1, 2, 3.5) + "~")  # of 3.55, perhaps
     marks = Judge(three, UNIFIEDREWARD_2).aspects(["a"], [PICTURE], [])
     assert marks["alignment"].tolist() + marks["coherence"].tolist() == [1, 2]
     assert np.isnan(marks["style"]).all()

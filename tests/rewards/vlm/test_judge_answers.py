@@ -154,6 +154,9 @@ def test_labels_as_models_write_them():
         ("", NONE),
         ("Final Score: 4\n", NONE),
         ("Final Score: 4\nIt", 4),
+        ("Final Score: 4.9", NONE),
+        ("It shows it. Final Score: 4.5", NONE),
+        ("Final Score: 4.25", NONE),
         ("Final Score: 4.5. It shows", 4.5),
     ],
 )
@@ -213,6 +216,10 @@ def test_an_answer_that_was_cut_off_has_no_last_sentence(answer, mark):
         ("Image 1 is better lit. But image 2 follows the caption more closely, so it wins.", None),
         ("Overall, Image 1 is better than Image 2 in colour, but worse in all else.", None),
         ("Image 1 is better lit.\nImage 2 is better.", "second"),
+        ("Image 1 is better for composition, while Image 2 follows the prompt.", None),
+        ("Image 1 is better as a photograph, the prompt asks for a drawing.", None),
+        ("Considering detail alone, Image 1 is better.", None),
+        ("Considering all of this, Image 1 is better.", "first"),
         # What turns round.
         ("Image 1 is better. However, Image 2 has the dog.", None),
         ("Image 1 is better, since it is sharp, but the other has the dog.", None),
