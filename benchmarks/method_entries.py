@@ -136,7 +136,7 @@ ENTRIES: dict[str, Entry] = {
         form="stronger",
         settings={"tiny-sdxl": _SLOW, "tiny-sd3": _SLOW},
         note="It learns from the winners alone, and draws the pictures to compare them with; the budget counts these. "
-        "Where the winners are the model's own pictures (data groups) about half of its comparisons are flipped, and "
+        "Where the winners are the model's own pictures (data groups) many of its comparisons are flipped, and "
         "what is left is fine-tuning on one's own pictures, which loses.",
     ),
     "smpo": Entry(

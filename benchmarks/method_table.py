@@ -38,9 +38,9 @@ from an oracle are knowledge that the other methods do not get. SPO and D3PO tak
 
 **Budget.** {evaluations:,} evaluations of the network by one picture, where a forward pass counts 1 and a backward
 pass 2: 4 for a picture with a reference, 3 without. InPO's inversion, SePPO's drawing and the rollouts of SPO and D3PO
-add their passes. A step sees {pictures} pictures, so that the number of steps follows; a step of SPO or D3PO sees 16
-prompts and costs what their pairs cost, which is counted as it runs. {spent} LoRA of rank {rank} on all layers of the
-blocks, AdamW, linear to zero.
+add their passes. A step sees {pictures} pictures, so that the number of steps follows; a step of SPO or D3PO sees
+{online} prompts and costs what their pairs cost, which is counted as it runs. {spent} LoRA of
+rank {rank} on all layers of the blocks, AdamW, linear to zero.
 
 **Settings.** Those that a row names; the others are the method's defaults, and methods.json has all of them.
 
@@ -103,6 +103,7 @@ def _facts(record: Record, entries: Mapping[str, Entry]) -> dict[str, Any]:
         "runs": len(runs),
         "hours": sum(seconds) / 3600,
         "minutes": sum(seconds) / 60 / max(1, len(runs)),
+        "online": _span({run["groups_per_step"] for run in runs.values() if run["form"] == "prompts"}),
         "rank": _span({run["settings"]["lora"]["rank"] for run in runs.values()}),
     }
 
@@ -123,7 +124,7 @@ def _model(record: Record, entries: Mapping[str, Entry], model: str) -> list[str
     if controls:
         without = [row.name for row in rows if not entries[row.name].control]
         said = "In half of the groups, drawn at random, preferences are turned round."
-        said += f" No control is made of {', '.join(without)}." * bool(without)
+        said += f" No control is made of {', '.join(without)}: no labels go into them, or no losers." * bool(without)
         parts += [_wrapped(f"### Labels that say nothing\n\n{said}"), _table(base, controls)]
         parts.append(_control_verdict(controls))
     speed = {key: each for key, each in record.get("speed", {}).items() if key.startswith(f"{model}/")}
@@ -185,7 +186,8 @@ def _speed(speed: Mapping[str, Any], entries: Iterable[str]) -> str:
         "### Speed of a step\n",
         "Pairs, or groups, a second of the process's CPU (on a GPU: a second), and in brackets pictures against",
         "Diffusion-DPO in the same run: medians of turns (`python benchmarks/method_step.py --record`). SPO and D3PO",
-        "draw their own pictures in a step; what they cost stands above, in evaluations.\n",
+        "draw their own pictures in a step; what they cost stands above, in evaluations. Rates are of several runs:",
+        "compare what stands in brackets.\n",
         f"| method | {' | '.join(machines)} |",
         "|" + "---|" * (1 + len(machines)),
     ]

@@ -25,6 +25,10 @@ NOTHING_MOVES = (
     "nothing moves: gradient factor 0.5 and margin 0 after many steps; raise beta or training.learning_rate, "
     "and check that the labels are not all ties"
 )
+NO_PAIRS = (
+    "no prompt has brought a pair for many steps, so nothing is learned: lower method.threshold (spo), and see whether "
+    "the judge tells the candidates apart"
+)
 OVERFLOWS = "fp16 overflows in most steps, which are skipped; use training.precision=bf16"
 
 
@@ -37,6 +41,7 @@ def warnings(rows: Sequence[Row], warmup_steps: int = 0) -> list[str]:
         ONLY_LOSER: _only_loser(recent),
         SATURATED: _mean(recent, "gradient_factor") < 0.05,
         NOTHING_MOVES: rows[-1].get("step", 0) >= warmup_steps + _PATIENCE and _nothing_moves(recent),
+        NO_PAIRS: _mean(recent, "valid_pairs") == 0,
         OVERFLOWS: _mean(recent, "skipped") > 0.5,
     }
     return [text for text, holds in rules.items() if holds]

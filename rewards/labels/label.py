@@ -192,7 +192,7 @@ def _require_room(source: str | Path, out: Path, mode: Mode) -> None:
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: name a folder for the groups")
     if mode == "new" and out.is_dir() and any(out.iterdir()):
-        raise UserError(f"{out} is not empty: name another folder, or ask to overwrite it")
+        raise UserError(f"{out} is not empty: name another folder, or overwrite it (--overwrite)")
     if mode == "overwrite":
         own_shards(out)
 

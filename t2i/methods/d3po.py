@@ -31,7 +31,9 @@ class D3PO(OnlineSettings):
 
     name: Literal["d3po"] = "d3po"
     judge: JudgeSettings = JudgeSettings(name="pickscore")
-    pictures: int = Field(default=7, ge=2, description="of each prompt; all of them go through the network in a step")
+    pictures: int = Field(
+        default=7, ge=2, le=64, description="of each prompt; all of them go through the network in a step"
+    )
     beta: PositiveFloat = 0.1
     sides: Literal["both", "improved"] = Field(
         default="both", description="where a ratio is clipped: on both sides of 1, or only where it has improved"

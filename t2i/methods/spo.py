@@ -37,7 +37,7 @@ class SPO(OnlineSettings):
     """The recipe's `method` section for SPO. None stands for the paper's setting of the model's family."""
 
     name: Literal["spo"] = "spo"
-    k: int | None = Field(default=None, ge=2, description="candidates at each step; SDXL 2, others 4")
+    k: int | None = Field(default=None, ge=2, le=64, description="candidates at each step; SDXL 2, others 4")
     threshold: float | None = Field(
         default=None, ge=0, lt=1, description="difference of probabilities that makes a pair; SDXL 0.4, others 0.3"
     )

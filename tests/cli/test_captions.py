@@ -92,7 +92,7 @@ def test_the_same_command_again_is_done(palate):
     assert first[:2] == (0, "1 group with captions (perturb) to 1 shard in dual (0.0 MB)\n" + LEFT_OUT + "  g0: tie\n")
     assert again == (0, "1 group with captions (perturb) to 1 shard in dual (0.0 MB)\n" + LEFT_OUT, "")
     code, _, err = palate(*arguments, "--strength", "weak")
-    assert (code, err) == (2, "palate: dual is not empty: name another folder, or ask to overwrite it\n")
+    assert (code, err) == (2, "palate: dual is not empty: name another folder, or overwrite it (--overwrite)\n")
 
 
 def test_tpo_in_json(palate):
@@ -130,7 +130,7 @@ def test_a_captioner_is_asked_once(palate, vlm_folder):
         (("--mode", "perturb", "--caption-template", "{prompt}"), "--caption-template is for a captioner, and there"),
         (("--mode", "perturb", "--perturber", "m", "--perturb-template", "x"), "the template 'x' is neither a text"),
         (("--mode", "perturb", "--perturber", "m", "--top-p", "2"), "top-p is 2; it is a share of probability, above"),
-        (("--mode", "perturb", "--out", "used"), "used is not empty: name another folder, or ask to overwrite it"),
+        (("--mode", "perturb", "--out", "used"), "used is not empty: name another folder, or overwrite it"),
         (("--mode", "perturb", "--dtype", "int8"), "--dtype is 'int8'; it is float32, bfloat16 or float16"),
     ],
 )

@@ -64,6 +64,11 @@ def test_nothing_moves_only_after_many_steps() -> None:
     assert health.warnings(rows(**{**still, "temperature": lambda i, e: 1e6})) == []
 
 
+def test_no_prompt_brings_a_pair() -> None:
+    assert health.warnings(rows(valid_pairs=lambda i, e: 0.0)) == [health.NO_PAIRS]
+    assert health.warnings(rows(valid_pairs=lambda i, e: 0.25 * (i == 3))) == []
+
+
 def test_fp16_overflows() -> None:
     assert health.warnings(rows(skipped=lambda i, e: 0.8)) == [health.OVERFLOWS]
 

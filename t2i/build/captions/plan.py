@@ -134,7 +134,7 @@ def require_room(source: Source, out: Path, settings: dict[str, Any], overwrite:
     if not out.is_dir() or not any(out.iterdir()):
         return
     if not (overwrite or _left_behind(out) == settings):
-        raise UserError(f"{out} is not empty: name another folder, or ask to overwrite it")
+        raise UserError(f"{out} is not empty: name another folder, or overwrite it (--overwrite)")
     own_shards(out)
 
 

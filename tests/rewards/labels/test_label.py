@@ -195,7 +195,7 @@ def test_a_table_of_scores_may_be_anybodys_order(gallery, tmp_path):
         ({"weights": {"red": -1.0}}, "a weight must be above 0, and these are -1, 1"),
         ({"out": "drawn/groups"}, "lies inside the source"),
         ({"out": "drawn"}, "is, or holds, the source itself"),
-        ({"out": "used"}, "used is not empty: name another folder, or ask to overwrite it"),
+        ({"out": "used"}, "used is not empty: name another folder, or overwrite it"),
         (
             {"out": "tables", "mode": "overwrite"},
             r"tables holds votes\.parquet, which is no shard of palate's: move it",

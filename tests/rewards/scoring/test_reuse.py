@@ -157,7 +157,7 @@ class Grey:
 
 
 def test_a_scorer_that_sees_no_prompt_scores_a_picture_once_whatever_its_prompts(score, pictures, tmp_path):
-    rows = [{"image": f"{n % 2}.png", "prompt": "p" * n} for n in range(10)]
+    rows = [{"image": f"{n % 2}.png", "prompt": "p" * (n + 1)} for n in range(10)]
     (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (tmp_path / "0.png").write_bytes((pictures / "0.png").read_bytes())
     (tmp_path / "1.png").write_bytes((pictures / "1.png").read_bytes())
@@ -166,7 +166,7 @@ def test_a_scorer_that_sees_no_prompt_scores_a_picture_once_whatever_its_prompts
         out, scorer = f"out{new}", scorer_of(reward, weights="1")  # type: ignore[arg-type]
         assert score(NEW, out, scorer, tmp_path / "list.jsonl").new == {"grey": new}
         assert reward.asked == asked
-        expected = [10 * (n % 2) + (n if reward is seeing else 0) for n in range(10)]
+        expected = [10 * (n % 2) + (n + 1 if reward is seeing else 0) for n in range(10)]
         assert [row["grey"] for row in table(tmp_path / out)] == expected
         assert [row["prompt"] for row in table(tmp_path / out)] == [row["prompt"] for row in rows]
     # Without prompts, and with others: nothing is new but the third picture.

@@ -244,7 +244,7 @@ def test_what_is_there_is_kept_unless_asked_for(source, tmp_path):
     caption_groups(source, out, plan)
     before = written(out)
     stronger = CaptionPlan("perturb", perturber=RulePerturber("strong"))
-    with pytest.raises(UserError, match="not empty: name another folder, or ask to overwrite it"):
+    with pytest.raises(UserError, match="not empty: name another folder, or overwrite it"):
         caption_groups(source, out, stronger)
     assert written(out) == before
     caption_groups(source, out, stronger, overwrite=True)
