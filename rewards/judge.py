@@ -16,8 +16,9 @@ import torch
 from PIL import Image
 
 from ..errors import UserError
-from .judge_answers import quoted, read_marks
+from .judge_marks import read_marks
 from .judge_prompts import HIGH, LOW, PLAIN, RUBRICS, Rubric
+from .judge_text import quoted
 from .questions import fill, read_template
 from .reward import Failure, report_failure, require_pairs
 from .thoughts import conclusion, require_room, told_cut_off

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .judge_answers import quoted, read_verdict
 from .judge_prompts import PAIR
+from .judge_text import quoted
+from .judge_verdicts import read_verdict
 from .questions import fill, read_template
 from .reward import Failure, report_failure, require_pairs
 from .thoughts import conclusion, require_room, told_cut_off

@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from palate.rewards.judge_answers import read_marks
-from palate.rewards.judge_answers import read_verdict as verdict
+from palate.rewards.judge_marks import read_marks
 from palate.rewards.judge_prompts import PAIR, UNIFIEDREWARD, UNIFIEDREWARD_2, VISIONPREFER
+from palate.rewards.judge_verdicts import read_verdict as verdict
 
 NONE = math.nan
 

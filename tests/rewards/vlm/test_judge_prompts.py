@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from palate.rewards.judge_answers import read_marks
+from palate.rewards.judge_marks import read_marks
 from palate.rewards.judge_prompts import RUBRICS
 
 
