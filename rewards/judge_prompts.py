@@ -1,4 +1,4 @@
-"""What a judging model is asked: rubrics for one picture, and for a pair. `judge_marks` and `judge_verdicts` read the answers.
+"""What a judging model is asked: rubrics for one picture, and for a pair; `judge_marks`, `judge_verdicts` read answers.
 
 The formats of the answers are those that the published judges were trained on (UnifiedReward, https://arxiv.org/abs/
 2503.05236, https://github.com/CodeGoat24/UnifiedReward) or those aspects that a data set's judge was asked for
