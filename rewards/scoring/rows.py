@@ -177,7 +177,7 @@ def _groups(source: str) -> Rows:
         for group in open_groups(source, log=current):
             for number, data in enumerate(group.candidates):
                 name = f"{group.key}#{number}"
-                yield Row(name, name, group.prompt, data)
+                yield Row(name, name, group.prompt if group.prompt.strip() else None, data)
         log.counts, log.examples = current.counts, current.examples
 
     return Rows(source, read, has_prompts=True, skipped=log)

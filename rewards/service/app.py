@@ -135,7 +135,7 @@ class _Work:
         """By image and scorer. When the caller is cancelled, what is not scored yet is left out."""
         gone = Event()
         prepared = [
-            self.pool.submit(self.prepare, data, prompt, asked.scorers, gone)
+            self.pool.submit(self.prepare, data, prompt if prompt and prompt.strip() else None, asked.scorers, gone)
             for data, prompt in zip(asked.images, asked.prompts, strict=True)
         ]
         try:

@@ -98,7 +98,7 @@ _NOUNS = {
         "hat/cap/helmet shirt/t-shirt/blouse dress/gown/skirt coat/jacket/hoodie suit/tuxedo scarf/tie "
         "shoe/boot/sneaker glove mask"
     ),
-    "vessel": "cup/mug glass bottle vase jar bucket",
+    "vessel": "cup/mug bottle vase jar bucket",
     "thing": (
         "book ball box/crate bag/backpack/suitcase umbrella "
         "clock phone/smartphone/telephone computer/laptop camera "

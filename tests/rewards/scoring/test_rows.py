@@ -63,6 +63,9 @@ def test_a_blank_prompt_is_none_in_every_form(tmp_path):
         (tmp_path / name).write_text(text)
         assert [row.prompt for row in open_rows(tmp_path, tmp_path / name).read()] == [None, "a", None], name
     assert [row.prompt for row in open_rows(tmp_path / "p.csv").read()] == [None, "a", None]
+    data = (tmp_path / "0.png").read_bytes()
+    write_groups(iter([Group(str(n), p, (data,), (1.0,)) for n, p in enumerate((" ", "a", ""))]), tmp_path / "groups")
+    assert [row.prompt for row in open_rows(tmp_path / "groups").read()] == [None, "a", None]
     (tmp_path / "p.jsonl").write_text('{"image": "0.png", "prompt": ""}\n')
     assert [row.prompt for row in open_rows(tmp_path / "p.jsonl").read()] == [None]
 

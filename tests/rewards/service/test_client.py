@@ -203,10 +203,10 @@ def test_the_token_comes_from_the_environment_and_is_never_shown(monkeypatch):
             open_remote(url, token="wrong")
         monkeypatch.setenv("PALATE_TOKEN", "s3cret")
         reward = open_remote(url)
-        assert reward.score([""], [PAIR]).tolist() == [32]
+        assert reward.score(["a"], [PAIR]).tolist() == [32]
     assert "s3cret" not in repr(reward)
     with pytest.raises(PalateError, match=r"cannot be reached \(Connection refused\); does `palate score --serve` run"):
-        reward.score([""], [PAIR])
+        reward.score(["a"], [PAIR])
     with pytest.raises(UserError, match="cannot be reached"):
         open_remote(url)
 
