@@ -25,8 +25,8 @@ from .connection import HttpService
 class RemoteReward:
     """One scorer of a service, by the contract of a reward that computes here.
 
-    Pictures travel without loss: a value is the one that the same scorer gives here. Requests are as large as the
-    service takes; a service that is full is asked again until its time is over.
+    Pictures travel without loss: a value is the one that the same scorer gives here, but a blank prompt is none.
+    Requests are as large as the service takes; a service that is full is asked again until its time is over.
 
     Args:
         service: where it is.

@@ -100,6 +100,15 @@ def test_all_scorers_where_none_is_named_and_prompts_only_for_those_that_need_th
     assert found == {"scores": {"width": [32]}, "errors": {}}
 
 
+def test_a_blank_prompt_is_none():
+    with TestClient(create_app([scorer_of(from_function("length", lambda prompt, picture: len(prompt)))])) as client:
+        asked = {"images": [text_of(PNG)] * 3, "prompts": ["", " \n", "ab"]}
+        expected = {"scores": {"length": [None, None, 2]}, "errors": {"length": {"0": "no prompt", "1": "no prompt"}}}
+        assert client.post("/score", json=asked).json() == expected
+        files = [("images", (f"{number}.png", PNG)) for number in range(3)]
+        assert client.post("/score", data={"prompts": asked["prompts"]}, files=files).json() == expected
+
+
 def test_a_tiny_clip_gives_every_client_what_it_gives_alone(gelu_folder):
     reward = open_pickscore(gelu_folder)
     pictures = [noise(seed, 30 + seed) for seed in range(24)]
